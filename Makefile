@@ -1,0 +1,129 @@
+# dyt: make help
+#
+#   CUDA=0            build with g++ alone: cpu + emulated (default: nvcc, if it is found: cpu + cuda)
+#   ARCH="80 90"      GPU generations to compile for; the last one also as PTX, for newer GPUs
+#   BLAS=none         no oneDNN: our own matrix products on the CPU
+#   SANITIZE=address  AddressSanitizer, for the emulator
+#   NATIVE=0          portable x86-64-v3 code instead of this machine's
+NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA ?= $(if $(NVCC),1,0)
+ARCH ?= 80 90
+BLAS ?= onednn
+SANITIZE ?= none
+NATIVE ?= 1
+STATIC ?= 0
+
+# Every combination has its own folder, so switching back and forth builds nothing twice.
+BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(ARCH))))$(if $(filter none,$(BLAS)),-noblas)$(if $(filter none,$(SANITIZE)),,-$(SANITIZE))$(if $(filter 0,$(NATIVE)),-portable)
+
+WARNINGS := -Wall -Wextra
+MARCH := $(if $(filter 0,$(NATIVE)),-march=x86-64-v3,-march=native)
+OPTIMIZE := $(if $(filter none,$(SANITIZE)),-O3 -g1,-O1 -g1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+# No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.
+HOST := $(OPTIMIZE) $(MARCH) -fopenmp -fno-math-errno -fno-trapping-math
+COMMIT := $(shell git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)
+DEFINES := $(if $(filter none,$(BLAS)),,-DDYT_ONEDNN) $(if $(filter 0,$(CUDA)),-DDYT_EMULATED)
+CXXFLAGS := -std=c++20 $(WARNINGS) $(HOST) $(DEFINES) -I.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+GENCODE := $(foreach a,$(filter-out $(lastword $(ARCH)),$(ARCH)),-gencode arch=compute_$(a),code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(ARCH)),code=[sm_$(lastword $(ARCH))$(comma)compute_$(lastword $(ARCH))]
+NVCCFLAGS := -std=c++20 -O3 --expt-relaxed-constexpr $(GENCODE) -lineinfo $(DEFINES) -I. \
+  -Xcompiler=$(subst $(space),$(comma),$(strip $(WARNINGS) $(HOST)))
+
+LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_context,-lcublasLt) -lpthread
+ifneq ($(CUDA),0)
+  LINK := $(NVCC) -std=c++20 $(GENCODE) -Xcompiler=-fopenmp
+else
+  LINK := g++ -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
+endif
+
+FOLDERS := core layers models training datasets experiments
+SOURCES := $(wildcard $(FOLDERS:%=%/*.cpp) $(FOLDERS:%=%/*.cu))
+ifneq ($(CUDA),0)
+  SOURCES := $(filter-out core/emulator.cpp,$(SOURCES))
+endif
+TEST_SOURCES := $(wildcard tests/*.cpp tests/*/*_test.cpp tests/*/*_test.cu)
+objects = $(patsubst %,$(BUILD)/%.o,$(1))
+
+.PHONY: all help deps demo test portable clean binaries tests format
+all: dyt
+
+help:
+	@echo "make deps       install what is missing (apt)"
+	@echo "make            build ./dyt: cpu + cuda if nvcc is found, else cpu + emulated"
+	@echo "make demo       build, and run experiment 03 on the embedded data"
+	@echo "make test       build and run all tests"
+	@echo "make portable   dyt_portable and dyt_portable_tests, to be copied to a GPU machine"
+	@echo "make format     clang-format all sources"
+	@echo "make clean      remove what was built"
+	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address  NATIVE=0   (see Makefile)"
+
+# --- What is needed -------------------------------------------------------------------------------
+PACKAGES := g++ make libcli11-dev libgtest-dev libstb-dev libdnnl-dev libboost-context-dev \
+  nlohmann-json3-dev gnuplot-nox
+deps:
+	@missing=""; for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	echo "Installing:$$missing"; \
+	$$sudo apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing > /dev/null
+
+# --- Building -------------------------------------------------------------------------------------
+# ./dyt is a copy of the last build; each build lies in its own folder below build/.
+dyt: $(BUILD)/dyt FORCE
+	@cmp -s $< $@ || cp $< $@
+FORCE:
+
+$(BUILD)/dyt: $(call objects,$(SOURCES) main.cu)
+	$(LINK) $^ -o $@ $(LIBS)
+
+$(BUILD)/dyt_tests: $(call objects,$(SOURCES) $(TEST_SOURCES))
+	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)
+
+# The tests of the lower half, which the emulator runs under AddressSanitizer.
+LOWER := $(filter core/% layers/% models/% training/%,$(SOURCES)) \
+  $(filter tests/%.cpp tests/%.cu,$(wildcard tests/*.cpp $(foreach f,core layers models training,tests/$f/*_test.c*)))
+$(BUILD)/kernel_tests: $(call objects,$(LOWER))
+	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)
+
+$(BUILD)/%.cpp.o: %.cpp
+	@mkdir -p $(@D)
+	g++ $(CXXFLAGS) $(EXTRA) -MMD -MP -c $< -o $@
+
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+ifneq ($(CUDA),0)
+	$(NVCC) $(NVCCFLAGS) -MMD -MP -c $< -o $@
+else
+	g++ $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
+endif
+
+# The synthetic images must be the same everywhere: no fused multiply-add.
+$(BUILD)/datasets/synthetic.cpp.o: EXTRA := -ffp-contract=off
+
+-include $(patsubst %,$(BUILD)/%.d,$(SOURCES) $(TEST_SOURCES) main.cu)
+
+# --- Running --------------------------------------------------------------------------------------
+demo: dyt
+	./dyt run 03 --size small --data synthetic --out out
+
+test:
+	@tests/run.sh
+
+portable:
+	$(MAKE) NATIVE=0 BLAS=none CUDA=1 build-portable
+build-portable: $(BUILD)/dyt $(BUILD)/dyt_tests
+	cp $(BUILD)/dyt dyt_portable
+	cp $(BUILD)/dyt_tests dyt_portable_tests
+.PHONY: build-portable
+
+format:
+	clang-format -i $(wildcard *.cu $(FOLDERS:%=%/*.[hc]*) tests/*.[hc]* tests/*/*.[hc]*)
+
+clean:
+	rm -rf build dyt dyt_portable dyt_portable_tests

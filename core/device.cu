@@ -1,0 +1,238 @@
+#include "core/device.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "core/launch.h"
+#include "core/poison.h"
+
+namespace dyt {
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return "f32";
+    case DType::f64: return "f64";
+    case DType::bf16: return "bf16";
+    case DType::i32: return "i32";
+  }
+  return "?";
+}
+
+const char* name_of(Device device) {
+  return device == Device::cpu ? "cpu" : device == Device::cuda ? "cuda" : "emulated";
+}
+
+Device parse_device(const std::string& name) {
+  if (name == "auto") return is_available(Device::cuda) ? Device::cuda : Device::cpu;
+  for (Device device : {Device::cpu, Device::cuda, Device::emulated}) {
+    if (name != name_of(device)) continue;
+    std::string why_not;
+    require(is_available(device, &why_not), "device ", name, " is not available: ", why_not);
+    return device;
+  }
+  fail("unknown device '", name, "'; choose auto, cpu, cuda or emulated");
+}
+
+namespace {
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
+}
+
+constexpr size_t huge_page = size_t(2) << 20;
+
+void* host_allocate(size_t bytes) {
+  const size_t alignment = bytes >= 2 * huge_page ? huge_page : 256;
+  void* data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  require(data, "no memory for ", bytes, " bytes");
+  if (alignment == huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // fewer page faults
+  return data;
+}
+
+}  // namespace
+
+#if defined(DYT_EMULATED)
+
+bool is_available(Device device, std::string* why_not) {
+  if (device != Device::cuda) return true;
+  if (why_not) *why_not = "this binary was built without CUDA (make, with nvcc on the PATH)";
+  return false;
+}
+
+std::string describe(Device device) {
+  if (device == Device::cpu) {
+    return processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
+  }
+  return "CUDA kernels run thread by thread on the CPU";
+}
+
+void* device_allocate(Device device, size_t bytes) {
+  return device == Device::cpu ? host_allocate(bytes) : emulator::allocate(bytes);
+}
+void device_free(Device device, void* data) {
+  if (device == Device::cpu) {
+    std::free(data);
+  } else {
+    emulator::release(data);
+  }
+}
+void copy_to_device(Device, void* to, const void* from_host, size_t bytes) {
+  const emulator::DeviceAccess access;
+  std::memcpy(to, from_host, bytes);
+}
+void copy_to_host(Device, void* to_host, const void* from, size_t bytes) {
+  const emulator::DeviceAccess access;
+  std::memcpy(to_host, from, bytes);
+}
+void copy_on_device(Device, void* to, const void* from, size_t bytes) {
+  const emulator::DeviceAccess access;
+  std::memcpy(to, from, bytes);
+}
+void fill_zero(Device, void* data, size_t bytes) {
+  const emulator::DeviceAccess access;
+  std::memset(data, 0, bytes);
+}
+void fill_nan(Device, void* data, size_t bytes) {
+  const emulator::DeviceAccess access;
+  std::memset(data, 0xff, bytes);
+}
+void synchronize(Device) {}
+
+#else
+
+bool is_available(Device device, std::string* why_not) {
+  if (device == Device::cpu) return true;
+  if (device == Device::emulated) {
+    if (why_not) *why_not = "this binary was built with CUDA; build the emulator: make CUDA=0";
+    return false;
+  }
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return true;
+  if (why_not) {
+    *why_not = std::string("no NVIDIA GPU answers (") + cudaGetErrorString(status) +
+               "); use --device cpu";
+  }
+  return false;
+}
+
+std::string describe(Device device) {
+  if (device == Device::cpu) {
+    return processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
+  }
+  cudaDeviceProp p{};
+  check_cuda(cudaGetDeviceProperties(&p, 0));
+  std::ostringstream text;
+  text << p.name << ", compute capability " << p.major << "." << p.minor << ", "
+       << p.multiProcessorCount << " SMs, " << p.totalGlobalMem / (1 << 30) << " GiB";
+  return text.str();
+}
+
+void check_cuda(cudaError_t status, const char* file, int line) {
+  require(status == cudaSuccess, "CUDA: ", cudaGetErrorString(status), " (", file, ":", line, ")");
+}
+
+cudaStream_t stream() {
+  static const cudaStream_t s = [] {
+    cudaStream_t created;
+    check_cuda(cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking));
+    return created;
+  }();
+  return s;
+}
+
+void* device_allocate(Device device, size_t bytes) {
+  if (device == Device::cpu) return host_allocate(bytes);
+  void* data = nullptr;
+  check_cuda(cudaMalloc(&data, bytes ? bytes : 1));
+  return data;
+}
+void device_free(Device device, void* data) {
+  if (device == Device::cpu) {
+    std::free(data);
+  } else {
+    cudaFree(data);  // no check: called from destructors
+  }
+}
+void copy_to_device(Device device, void* to, const void* from_host, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memcpy(to, from_host, bytes);
+    return;
+  }
+  check_cuda(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, stream()));
+  synchronize(device);  // the caller may reuse its memory at once
+}
+void copy_to_host(Device device, void* to_host, const void* from, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memcpy(to_host, from, bytes);
+    return;
+  }
+  check_cuda(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, stream()));
+  synchronize(device);
+}
+void copy_on_device(Device device, void* to, const void* from, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memcpy(to, from, bytes);
+  } else {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()));
+  }
+}
+void fill_zero(Device device, void* data, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memset(data, 0, bytes);
+  } else {
+    check_cuda(cudaMemsetAsync(data, 0, bytes, stream()));
+  }
+}
+void fill_nan(Device device, void* data, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memset(data, 0xff, bytes);
+  } else {
+    check_cuda(cudaMemsetAsync(data, 0xff, bytes, stream()));
+  }
+}
+void synchronize(Device device) {
+  if (device == Device::cuda) check_cuda(cudaStreamSynchronize(stream()));
+}
+
+#endif
+
+void* Arena::allocate(size_t bytes) {
+  constexpr size_t alignment = 256;
+  const size_t gap = sanitized ? alignment : 0;  // out of bounds, for AddressSanitizer
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment + gap;
+  if (chunks_.empty() || at_ + rounded > chunks_.back().bytes()) {
+    const size_t chunk = std::max({rounded, capacity_, size_t(1) << 20});
+    chunks_.emplace_back(device_, chunk);
+    poison(chunks_.back().data(), chunk);
+    capacity_ += chunk;
+    at_ = 0;
+  }
+  char* place = static_cast<char*>(chunks_.back().data()) + at_;
+  at_ += rounded;
+  used_ += rounded;
+  unpoison(place, bytes);
+  if (device_ == Device::emulated || sanitized) fill_nan(device_, place, bytes);
+  return place;
+}
+
+void Arena::reset() {
+  if (chunks_.size() > 1) {
+    chunks_.clear();
+    const size_t alignment = sanitized ? 1 << 20 : 256;
+    capacity_ = (used_ + alignment - 1) / alignment * alignment;
+    chunks_.emplace_back(device_, capacity_);
+  }
+  if (!chunks_.empty()) poison(chunks_.back().data(), chunks_.back().bytes());
+  at_ = used_ = 0;
+}
+
+}  // namespace dyt

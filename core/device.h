@@ -1,0 +1,93 @@
+// Devices and their memory. Three ways to compute, one source (see README):
+//   cpu       plain C++ loops
+//   cuda      the kernels on an NVIDIA GPU            (when built by nvcc)
+//   emulated  the same kernels, run by core/emulator.h (when built by g++ alone)
+// A binary has the cpu and one of the other two.
+#pragma once
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace dyt {
+
+enum class Device { cpu, cuda, emulated };
+
+#if defined(DYT_EMULATED)
+inline constexpr Device kernel_device = Device::emulated;  // where this build's kernels run
+#else
+inline constexpr Device kernel_device = Device::cuda;
+#endif
+
+const char* name_of(Device device);
+
+// True if the device can be used here: cpu always, cuda if built in and a GPU answers, emulated if
+// built in. `why_not`, if given, gets a sentence.
+bool is_available(Device device, std::string* why_not = nullptr);
+
+// "auto", "cpu", "cuda" or "emulated" to a device that is there; Error otherwise.
+Device parse_device(const std::string& name);
+
+// "NVIDIA H200, 132 SMs, 139.8 GiB" or the processor's name.
+std::string describe(Device device);
+
+// Memory on a device, at least 256-byte aligned. Fresh emulated memory is filled with NaN.
+void* device_allocate(Device device, size_t bytes);
+void device_free(Device device, void* data);
+
+void copy_to_device(Device device, void* to, const void* from_host, size_t bytes);
+void copy_to_host(Device device, void* to_host, const void* from, size_t bytes);
+void copy_on_device(Device device, void* to, const void* from, size_t bytes);
+void fill_zero(Device device, void* data, size_t bytes);
+void fill_nan(Device device, void* data, size_t bytes);  // all bits set: NaN in f32, f64 and bf16
+void synchronize(Device device);                         // waits until the device has finished
+
+// Owns one piece of device memory.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Device device, size_t bytes)
+      : device_(device), bytes_(bytes), data_(device_allocate(device, bytes)) {}
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_) device_free(device_, data_);
+  }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void swap(Buffer& other) {
+    std::swap(device_, other.device_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(data_, other.data_);
+  }
+  Device device_ = Device::cpu;
+  size_t bytes_ = 0;
+  void* data_ = nullptr;
+};
+
+// Memory that is handed out piece by piece and taken back all at once, every step. The first step
+// may need several chunks; reset() then joins them into one, and from there on a step allocates
+// nothing and the same requests get the same addresses.
+class Arena {
+ public:
+  explicit Arena(Device device) : device_(device) {}
+  void* allocate(size_t bytes);  // 256-byte aligned, valid until reset()
+  void reset();
+  size_t capacity() const { return capacity_; }  // bytes held
+  size_t used() const { return used_; }          // bytes handed out since reset()
+
+ private:
+  Device device_;
+  std::vector<Buffer> chunks_;
+  size_t at_ = 0;  // first free byte of the last chunk
+  size_t used_ = 0, capacity_ = 0;
+};
+
+}  // namespace dyt

@@ -1,0 +1,496 @@
+#include "core/emulator.h"
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
+
+#include <boost/context/fiber.hpp>
+
+#include "core/error.h"
+#include "core/philox.h"
+#include "core/poison.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace dyt::emulator {
+namespace {
+
+namespace ctx = boost::context;
+
+constexpr size_t stack_bytes = 128 * 1024;
+constexpr size_t max_shared_bytes = 227 * 1024;  // of sm_90
+constexpr size_t max_static_shared_bytes = 48 * 1024;
+constexpr size_t red_zone = 64;
+
+// AddressSanitizer wants to know when the stack changes.
+struct StackSwitch {
+  void* fake_stack = nullptr;
+  void leave([[maybe_unused]] const void* bottom, [[maybe_unused]] size_t size,
+             [[maybe_unused]] bool for_good = false) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack, bottom, size);
+#endif
+  }
+  void arrive([[maybe_unused]] const void** from_bottom = nullptr,
+              [[maybe_unused]] size_t* from_size = nullptr) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake_stack, from_bottom, from_size);
+#endif
+  }
+};
+
+// Stacks are kept for the next fiber: a kernel with barriers needs one per thread of a block.
+struct StackPool {
+  std::vector<void*> free;
+  ~StackPool() {
+    for (void* s : free) munmap(s, stack_bytes);
+  }
+  ctx::stack_context allocate() {
+    void* base;
+    if (free.empty()) {
+      base = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      require(base != MAP_FAILED, "emulator: no memory for a thread's stack");
+      mprotect(base, size_t(sysconf(_SC_PAGESIZE)), PROT_NONE);  // a kernel that overruns it faults
+    } else {
+      base = free.back();
+      free.pop_back();
+    }
+    ctx::stack_context stack;
+    stack.size = stack_bytes;
+    stack.sp = static_cast<char*>(base) + stack_bytes;
+    return stack;
+  }
+  void deallocate(ctx::stack_context& stack) {
+    free.push_back(static_cast<char*>(stack.sp) - stack_bytes);
+  }
+};
+
+struct Unwind {};  // thrown in waiting threads once another one has failed
+
+enum class State { fresh, ready, at_block_barrier, at_warp_barrier, done };
+
+struct Thread {
+  State state = State::fresh;
+  ctx::fiber fiber;  // where it goes on, while it waits
+  const char* stack_bottom = nullptr;
+  Where where;  // the barrier it waits at
+};
+
+struct Warp {
+  uint64_t slots[2][32];  // two, so that a fast lane's next exchange can't overwrite this one's
+  int phase = 0;
+  int arrived = 0;
+};
+
+// One block being run by one OS thread.
+struct Block {
+  void (*body)(const void*) = nullptr;
+  const void* context = nullptr;
+  LaunchSite site{};
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<int> order;  // threads, in the order in which they start
+  size_t next = 0;         // first of `order` that has not started
+  std::vector<int> ready;  // threads that a barrier has released
+  int current = -1;        // the thread that runs now
+  int unfinished = 0, at_barrier = 0;
+  std::exception_ptr error;
+  ctx::fiber scheduler;
+  const void* scheduler_bottom = nullptr;
+  size_t scheduler_size = 0;
+  std::unique_ptr<char[]> shared{new char[max_shared_bytes + 4096]};
+  size_t dynamic_bytes = 0, shared_used = 0;
+  std::vector<std::pair<const void*, void*>> shared_arrays;  // key, address
+  StackPool stacks;
+  bool in_kernel = false;
+
+  int size() const { return int(threads.size()); }
+};
+
+thread_local Block block;
+
+uint3 index_of(int thread) {
+  const unsigned t = unsigned(thread);
+  return {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
+}
+
+std::string text(uint3 i) {
+  return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
+}
+std::string text(Where w) {
+  return std::string(w.file_name()) + ":" + std::to_string(w.line());
+}
+std::string kernel_text() {
+  return std::string("emulator: kernel launched by ") + block.site.function + " (" +
+         block.site.file + ":" + std::to_string(block.site.line) + "), block " + text(blockIdx);
+}
+
+void become(int thread) {
+  block.current = thread;
+  threadIdx = index_of(thread);
+}
+
+struct PoolAllocator {
+  ctx::stack_context allocate() { return block.stacks.allocate(); }
+  void deallocate(ctx::stack_context& stack) { block.stacks.deallocate(stack); }
+};
+
+// A worker fiber runs fresh threads one after the other. Where none of them waits, one worker does
+// the whole block; a thread that waits takes its worker with it, and another one goes on.
+ctx::fiber work(ctx::fiber&& scheduler) {
+  StackSwitch arrival;
+  arrival.arrive(&block.scheduler_bottom, &block.scheduler_size);
+  block.scheduler = std::move(scheduler);
+  try {
+    while (block.next < block.order.size() && !block.error) {
+      become(block.order[block.next++]);
+      block.body(block.context);
+      block.threads[size_t(block.current)].state = State::done;
+      --block.unfinished;
+    }
+  } catch (const Unwind&) {
+  } catch (...) {
+    block.error = std::current_exception();
+  }
+  StackSwitch().leave(block.scheduler_bottom, block.scheduler_size, true);
+  return std::move(block.scheduler);
+}
+
+// Called in a thread that has to wait; returns when the scheduler resumes it.
+void suspend() {
+  const int self = block.current;
+  StackSwitch s;
+  s.leave(block.scheduler_bottom, block.scheduler_size);
+  block.scheduler = std::move(block.scheduler).resume();
+  s.arrive(&block.scheduler_bottom, &block.scheduler_size);
+  become(self);
+  if (block.error) throw Unwind{};
+}
+
+// Called by the scheduler: lets a fiber run until its thread waits or its work is done.
+void resume(ctx::fiber&& fiber, const char* stack_bottom) {
+  StackSwitch s;
+  s.leave(stack_bottom, stack_bytes);
+  ctx::fiber suspended = std::move(fiber).resume();
+  s.arrive();
+  if (suspended) {
+    Thread& waiting = block.threads[size_t(block.current)];
+    waiting.fiber = std::move(suspended);
+    waiting.stack_bottom = stack_bottom;
+  }
+}
+
+void start_worker() {
+  const ctx::stack_context stack = block.stacks.allocate();
+  const char* bottom = static_cast<char*>(stack.sp) - stack.size;
+  resume(ctx::fiber(std::allocator_arg, ctx::preallocated(stack.sp, stack.size, stack),
+                    PoolAllocator{}, work), bottom);
+}
+
+// Nobody can go on and somebody waits: says who and where.
+[[noreturn]] void report_divergence() {
+  int waits = -1;
+  for (int t = 0; t < block.size() && waits < 0; ++t) {
+    const State s = block.threads[size_t(t)].state;
+    if (s == State::at_block_barrier || s == State::at_warp_barrier) waits = t;
+  }
+  const Thread& waiting = block.threads[size_t(waits)];
+  int other = -1;  // preferably of the same warp, if it's the warp that is stuck
+  for (int t = 0; t < block.size() && other < 0; ++t) {
+    const Thread& thread = block.threads[size_t(t)];
+    const bool same_group = waiting.state == State::at_block_barrier || t / 32 == waits / 32;
+    if (same_group && (thread.state != waiting.state)) other = t;
+  }
+  std::string sentence = kernel_text() + ": divergent barrier: thread " + text(index_of(waits)) +
+                         " waits at " + text(waiting.where);
+  if (other >= 0) {
+    const Thread& thread = block.threads[size_t(other)];
+    sentence += ", which thread " + text(index_of(other)) + " never reaches: it " +
+                (thread.state == State::done ? "has finished" : "waits at " + text(thread.where));
+  }
+  throw Error(sentence);
+}
+
+void run_block(uint64_t block_number) {
+  const int threads = int(blockDim.x * blockDim.y * blockDim.z);
+  block.threads.clear();
+  block.threads.resize(size_t(threads));
+  block.warps.assign(size_t(threads + 31) / 32, Warp{});
+  block.order.resize(size_t(threads));
+  for (int t = 0; t < threads; ++t) {
+    block.order[size_t(t)] = order == Order::descending ? threads - 1 - t : t;
+  }
+  if (order == Order::shuffled) {
+    RandomSequence random(0, block_number);
+    for (uint32_t t = uint32_t(threads); t > 1; --t) {
+      std::swap(block.order[t - 1], block.order[random.below(t)]);
+    }
+  }
+  block.next = 0;
+  block.ready.clear();
+  block.unfinished = threads;
+  block.at_barrier = 0;
+  block.error = nullptr;
+  block.shared_arrays.clear();
+  block.shared_used = (block.dynamic_bytes + red_zone + 15) / 16 * 16;
+  unpoison(block.shared.get(), max_shared_bytes);
+  std::memset(block.shared.get(), 0xff, block.dynamic_bytes);
+  poison(block.shared.get() + block.dynamic_bytes, max_shared_bytes - block.dynamic_bytes);
+
+  while (block.unfinished > 0 && !block.error) {
+    if (!block.ready.empty()) {
+      const std::vector<int> batch = std::move(block.ready);
+      block.ready.clear();
+      for (int t : batch) {
+        if (block.error) break;
+        Thread& thread = block.threads[size_t(t)];
+        resume(std::move(thread.fiber), thread.stack_bottom);
+      }
+    } else if (block.next < block.order.size()) {
+      start_worker();
+    } else {
+      try {
+        report_divergence();
+      } catch (...) {
+        block.error = std::current_exception();
+      }
+    }
+  }
+  unpoison(block.shared.get(), max_shared_bytes);
+  if (block.error) {
+    for (Thread& thread : block.threads) {
+      if (thread.fiber) resume(std::move(thread.fiber), thread.stack_bottom);
+    }
+    std::rethrow_exception(block.error);
+  }
+}
+
+}  // namespace
+
+void fail_in_kernel(const char* what, Where where) {
+  throw Error(kernel_text() + ", thread " + text(threadIdx) + " at " + text(where) + ": " + what);
+}
+
+unsigned lane() { return unsigned(block.current) % 32; }
+
+void block_barrier(Where where) {
+  Thread& self = block.threads[size_t(block.current)];
+  self.where = where;
+  self.state = State::at_block_barrier;
+  if (++block.at_barrier < block.size()) return suspend();
+  // The last one to arrive releases the others and goes on at once.
+  block.at_barrier = 0;
+  for (int t : block.order) {
+    Thread& thread = block.threads[size_t(t)];
+    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
+      fail_in_kernel(("divergent barrier: thread " + text(index_of(t)) + " waits at " +
+                      text(thread.where)).c_str(), where);
+    }
+    thread.state = State::ready;
+    if (t != block.current) block.ready.push_back(t);
+  }
+}
+
+const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
+  const int first = block.current / 32 * 32;
+  if (mask != 0xffffffffu) fail_in_kernel("the emulator wants full warp masks", where);
+  if (first + 32 > block.size()) {
+    fail_in_kernel("warp operation in a block whose size is not a multiple of 32", where);
+  }
+  Warp& warp = block.warps[size_t(first / 32)];
+  uint64_t* slots = warp.slots[warp.phase];
+  slots[lane()] = bits;
+  Thread& self = block.threads[size_t(block.current)];
+  self.where = where;
+  self.state = State::at_warp_barrier;
+  if (++warp.arrived < 32) {
+    suspend();
+    return slots;
+  }
+  warp.arrived = 0;
+  warp.phase ^= 1;
+  for (int i = 0; i < 32; ++i) {
+    const int t = first + (order == Order::descending ? 31 - i : i);
+    Thread& thread = block.threads[size_t(t)];
+    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
+      fail_in_kernel(("divergent warp operation: thread " + text(index_of(t)) + " is at " +
+                      text(thread.where)).c_str(), where);
+    }
+    thread.state = State::ready;
+    if (t != block.current) block.ready.push_back(t);
+  }
+  return slots;
+}
+
+void* shared_array(const void* key, size_t bytes) {
+  for (const auto& [known, place] : block.shared_arrays) {
+    if (known == key) return place;
+  }
+  if (block.shared_used - block.dynamic_bytes + bytes > max_static_shared_bytes + 4096) {
+    fail_in_kernel("more than 48 KiB of static shared memory", Where::current());
+  }
+  void* place = block.shared.get() + block.shared_used;
+  unpoison(place, bytes);
+  std::memset(place, 0xff, bytes);
+  block.shared_used += (bytes + red_zone + 15) / 16 * 16;
+  block.shared_arrays.emplace_back(key, place);
+  return place;
+}
+
+void* dynamic_shared() { return block.shared.get(); }
+
+// --- Device memory: one mapping per buffer, its last byte before a guard page -------------------
+
+namespace {
+
+struct Region {
+  char* map;
+  size_t map_bytes, bytes;
+};
+std::mutex memory_mutex;
+std::map<char*, Region> regions;  // by the address handed out
+int accesses = 0;
+
+size_t page_round(size_t bytes) {
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+// Says which thread of which kernel (or that host code) touched which buffer, then dies of it.
+void on_fault(int signal_number, siginfo_t* info, void*) {
+  const char* address = static_cast<const char*>(info->si_addr);
+  char line[512];
+  int n;
+  if (block.in_kernel) {
+    n = std::snprintf(line, sizeof line,
+                      "\nemulator: kernel launched by %s (%s:%d), block (%u,%u,%u), thread "
+                      "(%u,%u,%u): out-of-bounds access at %p",
+                      block.site.function, block.site.file, block.site.line, blockIdx.x, blockIdx.y,
+                      blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, info->si_addr);
+  } else {
+    n = std::snprintf(line, sizeof line, "\nfault: access at %p", info->si_addr);
+  }
+  for (const auto& [data, region] : regions) {
+    if (address < region.map || address >= region.map + region.map_bytes) continue;
+    const bool past = address >= data + region.bytes;
+    const char* what = past ? "past the end of" : address < data ? "before" : "by host code, in";
+    const long bytes = past ? address - (data + region.bytes) : data - address;
+    n += std::snprintf(line + n, sizeof line - size_t(n), ", %ld bytes %s a device buffer of %zu",
+                       bytes < 0 ? -bytes : bytes, what, region.bytes);
+  }
+  line[n++] = '\n';
+  [[maybe_unused]] const auto written = write(2, line, size_t(n));
+  std::signal(signal_number, SIG_DFL);
+}
+
+void install_fault_handler() {
+  struct sigaction action {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, nullptr);
+}
+
+void protect_all(int protection) {
+  for (const auto& [data, region] : regions) {
+    mprotect(region.map, region.map_bytes - page_round(1), protection);
+  }
+}
+
+}  // namespace
+
+void* allocate(size_t bytes) {
+  const std::lock_guard lock(memory_mutex);
+  if (regions.empty()) install_fault_handler();
+  const size_t data_bytes = (std::max<size_t>(bytes, 1) + 15) / 16 * 16;
+  const size_t map_bytes = page_round((data_bytes + 255) / 256 * 256) + page_round(1);
+  void* map = mmap(nullptr, map_bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(map != MAP_FAILED, "emulator: no memory for a device buffer of ", bytes, " bytes");
+  char* guard = static_cast<char*>(map) + map_bytes - page_round(1);
+  mprotect(guard, page_round(1), PROT_NONE);
+  char* data = guard - data_bytes;
+  std::memset(data, 0xff, data_bytes);
+  if (!accesses) mprotect(map, map_bytes - page_round(1), PROT_NONE);
+  regions[data] = {static_cast<char*>(map), map_bytes, bytes};
+  return data;
+}
+
+void release(void* data) {
+  const std::lock_guard lock(memory_mutex);
+  const auto found = regions.find(static_cast<char*>(data));
+  if (found == regions.end()) return;
+  unpoison(found->second.map, found->second.map_bytes);
+  munmap(found->second.map, found->second.map_bytes);
+  regions.erase(found);
+}
+
+DeviceAccess::DeviceAccess() {
+  const std::lock_guard lock(memory_mutex);
+  if (accesses++ == 0) protect_all(PROT_READ | PROT_WRITE);
+}
+DeviceAccess::~DeviceAccess() {
+  const std::lock_guard lock(memory_mutex);
+  if (--accesses == 0) protect_all(PROT_NONE);
+}
+
+void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*body)(const void*),
+         const void* context) {
+  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  const unsigned size = threads.x * threads.y * threads.z;
+  const auto where = [&] { return std::string(site.file) + ":" + std::to_string(site.line); };
+  require(size >= 1 && size <= 1024, where(), ": a block has 1 to 1024 threads, not ", size);
+  require(blocks >= 1, where(), ": a grid has at least one block");
+  require(grid.y <= 65535 && grid.z <= 65535, where(), ": grid.y and grid.z are at most 65535");
+  require(shared_bytes <= max_shared_bytes, where(), ": ", shared_bytes,
+          " bytes of shared memory; a block has at most ", max_shared_bytes);
+  const DeviceAccess access;
+  std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic)
+  for (uint64_t i = 0; i < blocks; ++i) {
+    {
+      const std::lock_guard lock(memory_mutex);
+      if (error) continue;
+    }
+    const uint64_t b = order == Order::descending ? blocks - 1 - i : i;
+    block.body = body;
+    block.context = context;
+    block.site = site;
+    block.dynamic_bytes = shared_bytes;
+    block.in_kernel = true;
+    gridDim = grid;
+    blockDim = threads;
+    blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y),
+                unsigned(b / (uint64_t(grid.x) * grid.y))};
+    try {
+      run_block(b);
+    } catch (...) {
+      const std::lock_guard lock(memory_mutex);
+      if (!error) error = std::current_exception();
+    }
+    block.in_kernel = false;
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace dyt::emulator
+
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer calls this before its report, which knows nothing of kernels.
+extern "C" void __asan_on_error() {
+  using dyt::emulator::block;
+  if (!block.in_kernel) return;
+  std::fprintf(stderr,
+               "emulator: kernel launched by %s (%s:%d), block (%u,%u,%u), thread (%u,%u,%u):\n",
+               block.site.function, block.site.file, block.site.line, blockIdx.x, blockIdx.y,
+               blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+}
+#endif

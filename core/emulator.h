@@ -1,0 +1,163 @@
+// The emulator: CUDA kernels, compiled by g++ and run on the CPU, thread by thread.
+//
+// A kernel's text is ordinary C++ but for a few keywords and built-in names. This header gives them
+// a meaning: threadIdx and friends are variables, __syncthreads() and the warp shuffles are calls
+// into a scheduler (emulator.cpp) that runs every thread of a block as a fiber. So a kernel can be
+// stepped through in gdb, and checked:
+//   - a block's threads run in ascending, descending or shuffled order; results must agree, so a
+//     missing barrier shows;
+//   - a barrier that not every thread reaches is reported, with the threads and the lines;
+//   - shared memory and fresh device memory are filled with NaN, so what was never written shows;
+//   - device memory is unreadable outside kernels and copies, so host code that touches it faults,
+//     and every buffer ends at a guard page; the report names the kernel, block and thread;
+//   - under AddressSanitizer (make SANITIZE=address) each piece of an arena and each shared array
+//     has a red zone around it as well.
+// What it does not model: time, memory coalescing, bank conflicts, weak memory order, and two blocks
+// that wait for each other.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <source_location>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+// The built-in variables of the thread that is running now.
+inline thread_local constinit uint3 threadIdx{}, blockIdx{};
+inline thread_local constinit dim3 blockDim{}, gridDim{};
+inline constexpr int warpSize = 32;
+
+namespace dyt::emulator {
+
+enum class Order { ascending, descending, shuffled };
+inline Order order = Order::ascending;  // in which a block's threads (and a grid's blocks) run
+
+using Where = std::source_location;
+
+struct LaunchSite {
+  const char *file, *function;
+  int line;
+};
+// Runs body() once for every thread of every block.
+void run(LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void*),
+         const void* context);
+
+void block_barrier(Where where);
+// Every lane gives 64 bits; returns those of all 32 lanes, valid until the lane's next exchange.
+const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where);
+// The block's shared array of this key (an address unique to the declaration), made at first use.
+void* shared_array(const void* key, size_t bytes);
+void* dynamic_shared();
+unsigned lane();
+// Reports an error in the running thread: throws dyt::Error with kernel, block and thread.
+[[noreturn]] void fail_in_kernel(const char* what, Where where);
+
+// Device memory, see the list above. Reachable while at least one DeviceAccess lives.
+void* allocate(size_t bytes);
+void release(void* data);
+struct DeviceAccess {
+  DeviceAccess();
+  ~DeviceAccess();
+};
+
+template <class T>
+uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+template <class T>
+T from_bits(uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace dyt::emulator
+
+// __shared__ T name dims;    The dims are in brackets: SHARED(float, tile, [32][33]);
+#define SHARED(T, name, dims)                                   \
+  auto& name = *static_cast<std::type_identity_t<T dims>*>(     \
+      dyt::emulator::shared_array([] {                          \
+        static char key;                                        \
+        return static_cast<const void*>(&key);                  \
+      }(), sizeof(std::type_identity_t<T dims>)))
+// extern __shared__ T name[];
+#define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(dyt::emulator::dynamic_shared())
+
+inline void __syncthreads(dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  dyt::emulator::block_barrier(where);
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu,
+                       dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  dyt::emulator::warp_exchange(mask, 0, where);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32,
+              dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  const uint64_t* lanes = dyt::emulator::warp_exchange(mask, dyt::emulator::to_bits(value), where);
+  const unsigned base = dyt::emulator::lane() & ~unsigned(width - 1);
+  return dyt::emulator::from_bits<T>(lanes[base + (unsigned(source) & unsigned(width - 1))]);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
+                  dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  const unsigned other = (dyt::emulator::lane() ^ unsigned(lane_mask)) & unsigned(width - 1);
+  return __shfl_sync(mask, value, int(other), width, where);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                   dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  const unsigned self = dyt::emulator::lane() & unsigned(width - 1);
+  const unsigned other = self + delta;
+  return __shfl_sync(mask, value, int(other < unsigned(width) ? other : self), width, where);
+}
+inline unsigned __ballot_sync(unsigned mask, bool predicate,
+                              dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  const uint64_t* lanes = dyt::emulator::warp_exchange(mask, predicate, where);
+  unsigned votes = 0;
+  for (int l = 0; l < 32; ++l) votes |= unsigned(lanes[l] != 0) << l;
+  return votes;
+}
+inline bool __any_sync(unsigned mask, bool predicate,
+                       dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  return __ballot_sync(mask, predicate, where) != 0;
+}
+inline bool __all_sync(unsigned mask, bool predicate,
+                       dyt::emulator::Where where = dyt::emulator::Where::current()) {
+  return __ballot_sync(mask, predicate, where) == 0xffffffffu;
+}
+
+template <class T>
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  static_assert(std::is_integral_v<T>, "float atomics make sums depend on the order of threads");
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+using std::max;
+using std::min;
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }

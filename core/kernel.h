@@ -1,0 +1,70 @@
+// The vocabulary that kernels share: 16-byte access, warp and block reductions. Only .cu files
+// include this.
+#pragma once
+#include "core/dtype.h"
+#include "core/launch.h"
+
+namespace dyt {
+
+// As many numbers as one 16-byte load or store moves: 4 f32, 8 bf16. A warp whose threads load
+// consecutive packs moves 512 bytes with one instruction, the widest there is.
+template <class T, int N = 16 / sizeof(T)>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+template <int N, class T>
+__device__ inline Pack<T, N> load(const T* from) {
+#if defined(DYT_EMULATED)
+  if (reinterpret_cast<uintptr_t>(from) % alignof(Pack<T, N>)) {
+    emulator::fail_in_kernel("misaligned vector load", std::source_location::current());
+  }
+#endif
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+
+template <int N, class T>
+__device__ inline void store(T* to, const Pack<T, N>& pack) {
+#if defined(DYT_EMULATED)
+  if (reinterpret_cast<uintptr_t>(to) % alignof(Pack<T, N>)) {
+    emulator::fail_in_kernel("misaligned vector store", std::source_location::current());
+  }
+#endif
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// Numbers per 16-byte access if rows of `width` numbers of type T can be cut into them, else 1.
+template <class T>
+int vector_width(int64_t width) {
+  constexpr int full = 16 / sizeof(T);
+  return width % full == 0 ? full : 1;
+}
+
+inline constexpr unsigned all_lanes = 0xffffffffu;
+
+// Sum and maximum over a warp; every lane gets the result. The butterfly adds in the same order in
+// every lane, so all lanes hold the same bits.
+__device__ inline float warp_sum(float v) {
+  for (int m = 16; m > 0; m /= 2) v += __shfl_xor_sync(all_lanes, v, m);
+  return v;
+}
+__device__ inline float warp_max(float v) {
+  for (int m = 16; m > 0; m /= 2) v = fmaxf(v, __shfl_xor_sync(all_lanes, v, m));
+  return v;
+}
+
+// Sum over a block of up to 1024 threads, a multiple of 32; every thread gets the result. Begins and
+// ends with a barrier, so it can be called again at once.
+__device__ inline float block_sum(float v) {
+  SHARED(float, partial, [32]);
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const int warps = int(blockDim.x) / 32;
+  v = warp_sum(v);
+  if (lane == 0) partial[warp] = v;
+  __syncthreads();
+  v = warp_sum(lane < warps ? partial[lane] : 0.0f);
+  __syncthreads();
+  return v;
+}
+
+}  // namespace dyt

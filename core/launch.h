@@ -1,0 +1,77 @@
+// Launching kernels, and the few keywords that differ between nvcc and the emulator. Only .cu files
+// include this.
+//
+//     launch(kernel, grid, block)(arguments...);
+//     launch(kernel, grid, block, dynamic_shared_bytes)(arguments...);
+//
+// Errors are checked here and nowhere else.
+#pragma once
+#include "core/error.h"
+
+#if defined(DYT_EMULATED)
+
+#include "core/emulator.h"
+
+namespace dyt {
+
+template <class... P>
+auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
+            const char* file = __builtin_FILE(), int line = __builtin_LINE(),
+            const char* function = __builtin_FUNCTION()) {
+  return [=](std::type_identity_t<P>... arguments) {
+    const auto body = [&] { kernel(arguments...); };
+    emulator::run({file, function, line}, grid, block, shared_bytes,
+                  [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
+  };
+}
+
+}  // namespace dyt
+
+#elif defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+// __shared__ T name dims;    The dims are in brackets: SHARED(float, tile, [32][33]);
+#define SHARED(T, name, dims) __shared__ T name dims
+// extern __shared__ T name[];
+#define DYNAMIC_SHARED(T, name)                          \
+  extern __shared__ uint4 dyt_dynamic_shared[];          \
+  T* name = reinterpret_cast<T*>(dyt_dynamic_shared)
+
+namespace dyt {
+
+cudaStream_t stream();  // the one every kernel and copy goes to (device.cu)
+
+// Throws Error naming the place and CUDA's own words if `status` is not success.
+void check_cuda(cudaError_t status, const char* file = __builtin_FILE(),
+                int line = __builtin_LINE());
+
+template <class... P>
+auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
+            const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return [=](std::type_identity_t<P>... arguments) {
+    if (shared_bytes > 48 * 1024) {
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      int(shared_bytes)), file, line);
+    }
+    kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);
+    check_cuda(cudaGetLastError(), file, line);
+  };
+}
+
+}  // namespace dyt
+
+#else
+#error "core/launch.h is for .cu files: compile them with nvcc, or with g++ -DDYT_EMULATED"
+#endif
+
+namespace dyt {
+
+// Blocks needed to give each of n items to one of `per_block` places.
+inline unsigned blocks_for(int64_t n, int64_t per_block) {
+  return unsigned((n + per_block - 1) / per_block);
+}
+
+}  // namespace dyt

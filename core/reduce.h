@@ -1,0 +1,44 @@
+// Deterministic sums. A sum over rows is done in two stages whose shape depends on the sizes only:
+// parts of the rows are summed independently, in a fixed order each; then the parts are added up in
+// a fixed order. So the bits of a gradient don't depend on the number of threads or on their timing.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace dyt {
+
+// Cuts [0, rows) into at most 64 parts and calls body(part, begin, end) for each, in parallel.
+template <class Body>
+void for_each_part(int64_t rows, Body&& body) {
+  const int64_t parts = std::min<int64_t>(64, rows);
+#pragma omp parallel for schedule(static)
+  for (int64_t part = 0; part < parts; ++part) {
+    body(part, rows * part / parts, rows * (part + 1) / parts);
+  }
+}
+
+// sums[0..n) += the column sums over `rows` of what body(begin, end, partial) adds to its partial[n].
+template <class T, class Body>
+void sum_over_rows(T* sums, int64_t n, int64_t rows, Body&& body) {
+  const int64_t parts = std::min<int64_t>(64, rows);
+  std::vector<T> partials(size_t(parts * n), T(0));
+  for_each_part(rows, [&](int64_t part, int64_t begin, int64_t end) {
+    body(begin, end, partials.data() + part * n);
+  });
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t i = 0; i < n; ++i) sums[i] += partials[size_t(part * n + i)];
+  }
+}
+
+// The second stage on the GPU: sums[i] += the sum over parts of partials[part * n + i].
+void add_partials_gpu(float* sums, const float* partials, int64_t parts, int64_t n);
+
+// Into how many row parts the first stage is cut when each part covers `columns` blocks: enough to
+// fill a large GPU, at least `rows_per_part` rows each.
+inline int64_t row_parts(int64_t rows, int64_t columns, int64_t rows_per_part) {
+  const int64_t wanted = std::max<int64_t>(1, 1024 / columns);
+  return std::clamp<int64_t>((rows + rows_per_part - 1) / rows_per_part, 1, wanted);
+}
+
+}  // namespace dyt

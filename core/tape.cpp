@@ -1,0 +1,84 @@
+#include "core/tape.h"
+
+namespace dyt {
+
+Tape::Tape(Device device, DType dtype, uint64_t seed)
+    : device_(device), dtype_(dtype), seed_(seed), arena_(device) {
+  const bool known = device == Device::cpu ? dtype == DType::f32 || dtype == DType::f64
+                                           : dtype == DType::f32 || dtype == DType::bf16;
+  require(known, "device ", name_of(device), " does not compute in ", name_of(dtype));
+}
+
+void* Tape::host_allocate(size_t bytes, size_t alignment) {
+  constexpr size_t block_bytes = size_t(1) << 16;
+  require(bytes <= block_bytes, "a closure of ", bytes, " bytes is too large for the tape");
+  host_at_ = (host_at_ + alignment - 1) / alignment * alignment;
+  if (host_blocks_.empty() || host_at_ + bytes > block_bytes) {
+    if (!host_blocks_.empty()) ++host_block_;
+    if (host_block_ == host_blocks_.size()) {
+      host_blocks_.push_back(std::make_unique<std::byte[]>(block_bytes));
+    }
+    host_at_ = 0;
+  }
+  void* place = host_blocks_[host_block_].get() + host_at_;
+  host_at_ += bytes;
+  return place;
+}
+
+Tensor Tape::constant(Shape shape, DType dtype) {
+  require(shape.size() > 0, "a tensor of shape ", shape.text(), " has no elements");
+  return {shape, dtype, arena_.allocate(size_t(shape.size()) * size_of(dtype)), nullptr};
+}
+
+Tensor Tape::empty(Shape shape, DType dtype) {
+  Tensor t = constant(shape, dtype);
+  if (training) t.grad = new (host_allocate(sizeof(Gradient), alignof(Gradient))) Gradient;
+  return t;
+}
+
+Tensor Tape::upload(Shape shape, DType dtype, const void* host, bool wants_gradient) {
+  const Tensor t = wants_gradient ? empty(shape, dtype) : constant(shape, dtype);
+  copy_to_device(device_, t.data, host, size_t(t.size()) * size_of(dtype));
+  return t;
+}
+
+bool Tape::pass_gradient(const Tensor& y, const Tensor& x) {
+  if (!x.grad || x.grad->data) return false;
+  *x.grad = *y.grad;
+  return true;
+}
+
+void Tape::backward(const Tensor& loss) {
+  require(loss.size() == 1, "backward starts from one number, not from ", loss.shape.text());
+  require(loss.dtype != DType::bf16, "a loss is f32 or f64, not bf16");
+  const double one = 1;
+  const float one_f32 = 1;
+  backward(loss, loss.dtype == DType::f64 ? static_cast<const void*>(&one) : &one_f32);
+}
+
+void Tape::backward(const Tensor& y, const void* dy_host) {
+  require(y.grad, "backward needs a tape in training mode");
+  const size_t bytes = size_t(y.size()) * size_of(y.dtype);
+  if (!y.grad->data) y.grad->data = arena_.allocate(bytes);
+  y.grad->filled = true;
+  copy_to_device(device_, y.grad->data, dy_host, bytes);
+  for (size_t i = entries_.size(); i-- > 0;) {
+    if (entries_[i].output->filled) entries_[i].run(entries_[i].closure);
+  }
+}
+
+void Tape::begin(uint64_t step) {
+  step_ = step;
+  random_ops_ = 0;
+  entries_.clear();
+  host_block_ = host_at_ = 0;
+  arena_.reset();
+}
+
+std::string Shape::text() const {
+  std::string s = "(";
+  for (int i = 0; i < rank_; ++i) s += (i ? ", " : "") + std::to_string(dims_[i]);
+  return s + ")";
+}
+
+}  // namespace dyt

@@ -1,0 +1,115 @@
+// The tape: automatic differentiation in about a hundred lines.
+//
+// An op computes its output and records one closure that computes its gradients:
+//
+//     Tensor y = tape.empty(x.shape);
+//     ... y from x ...
+//     tape.record(y, [=, &tape] { ... dx from dy ... });
+//
+// backward(loss) runs the closures in reverse. There is no graph: the order in which ops ran is
+// already a topological order, so its reverse is one for the gradients.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "core/device.h"
+#include "core/philox.h"
+#include "core/tensor.h"
+
+namespace dyt {
+
+// Where an op writes a gradient: null if nobody wants it; add to what is there, or overwrite.
+template <class T>
+struct GradientTarget {
+  T* data = nullptr;
+  bool add = false;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+class Tape {
+ public:
+  Tape(Device device, DType dtype, uint64_t seed = 0);
+
+  Device device() const { return device_; }
+  bool on_cpu() const { return device_ == Device::cpu; }
+  DType dtype() const { return dtype_; }  // of activations
+  bool training = true;                   // false: no closures are kept, drop path passes all
+
+  // A new activation, uninitialised, valid until begin().
+  Tensor empty(Shape shape) { return empty(shape, dtype_); }
+  Tensor empty(Shape shape, DType dtype);
+  // The same, wanting no gradient: inputs, saved statistics, scratch for two-stage reductions.
+  Tensor constant(Shape shape, DType dtype);
+  template <class T>
+  T* scratch(int64_t count) {
+    return static_cast<T*>(arena_.allocate(size_t(count) * sizeof(T)));
+  }
+  // A tensor with these values, wanting a gradient or not.
+  Tensor upload(Shape shape, DType dtype, const void* host, bool wants_gradient = false);
+
+  // Keeps `backward` to be run by backward() if y's gradient has been written by then. Captures are
+  // tensor handles and numbers (trivially destructible), so a step costs no heap allocation.
+  template <class F>
+  void record(const Tensor& y, F backward);
+
+  // The gradient of x, for writing: its memory is made at the first call.
+  template <class T>
+  GradientTarget<T> gradient(const Tensor& x);
+  // The gradient of y, for reading inside y's closure.
+  template <class T>
+  const T* gradient_of_output(const Tensor& y) const {
+    return static_cast<const T*>(y.grad->data);
+  }
+  // Lets x's gradient be the memory of y's, if x has none yet: for y = x + ..., where both are
+  // equal. Only the last reader of y's gradient may call it. False if x already had a gradient.
+  bool pass_gradient(const Tensor& y, const Tensor& x);
+
+  void backward(const Tensor& loss);                 // from d loss / d loss = 1
+  void backward(const Tensor& y, const void* dy_host);  // from these dy, in y's number type
+
+  // Starts a step: forgets closures and activations. The step number is part of every random draw.
+  void begin(uint64_t step);
+  RandomStream random() { return {seed_, (step_ << 16) + random_ops_++}; }  // a new stream per op
+
+  const Arena& arena() const { return arena_; }
+
+ private:
+  struct Entry {
+    void (*run)(void* closure);
+    void* closure;
+    Gradient* output;
+  };
+  void* host_allocate(size_t bytes, size_t alignment);
+
+  Device device_;
+  DType dtype_;
+  uint64_t seed_, step_ = 0, random_ops_ = 0;
+  Arena arena_;
+  std::vector<Entry> entries_;
+  std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here
+  size_t host_block_ = 0, host_at_ = 0;
+};
+
+template <class F>
+void Tape::record(const Tensor& y, F backward) {
+  static_assert(std::is_trivially_destructible_v<F>, "capture tensors and numbers by value");
+  if (!training || !y.grad) return;
+  void* place = host_allocate(sizeof(F), alignof(F));
+  new (place) F(backward);
+  entries_.push_back({[](void* closure) { (*static_cast<F*>(closure))(); }, place, y.grad});
+}
+
+template <class T>
+GradientTarget<T> Tape::gradient(const Tensor& x) {
+  if (!x.grad) return {};
+  if (!x.grad->data) x.grad->data = arena_.allocate(size_t(x.size()) * sizeof(T));
+  const GradientTarget<T> target{static_cast<T*>(x.grad->data), x.grad->filled};
+  x.grad->filled = true;
+  return target;
+}
+
+}  // namespace dyt

@@ -1,0 +1,338 @@
+#include "experiments/plot.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/philox.h"
+#include "experiments/plot_axes.h"
+
+extern char** environ;
+
+namespace dyt {
+namespace {
+
+// Okabe and Ito's colours without their yellow, which is hard to see on white.
+constexpr std::array<const char*, 7> palette = {"#0072B2", "#D55E00", "#009E73", "#E69F00",
+                                                "#CC79A7", "#56B4E9", "#000000"};
+
+int color_of(const Series& series, size_t place) {
+  return int((series.color >= 0 ? size_t(series.color) : place) % palette.size());
+}
+
+// Of a cloud: a fair sample without replacement (Knuth's algorithm S) and its four extreme points.
+std::vector<size_t> thin_cloud(const Series& s) {
+  const size_t n = s.x.size();
+  std::vector<char> keep(n, 0);
+  const auto extremes = [&](const std::vector<double>& v) {
+    size_t low = n, high = n;
+    for (size_t i = 0; i < n; ++i) {
+      if (!std::isfinite(v[i])) continue;
+      if (low == n || v[i] < v[low]) low = i;
+      if (high == n || v[i] > v[high]) high = i;
+    }
+    if (low < n) keep[low] = keep[high] = 1;
+  };
+  extremes(s.x), extremes(s.y);
+  size_t wanted = max_points_of_series - size_t(std::accumulate(keep.begin(), keep.end(), 0));
+  size_t candidates = size_t(std::count(keep.begin(), keep.end(), 0));
+  RandomSequence random(0, 0);
+  std::vector<size_t> chosen;
+  for (size_t i = 0; i < n; ++i) {
+    if (!keep[i] && random.below(uint32_t(candidates--)) < wanted) keep[i] = 1, --wanted;
+    if (keep[i]) chosen.push_back(i);
+  }
+  return chosen;
+}
+
+// Of a line: the lowest and the highest point of every stretch, in their order, and both ends.
+std::vector<size_t> thin_line(const Series& s) {
+  const size_t n = s.x.size(), stretches = max_points_of_series / 2 - 1;
+  std::vector<size_t> chosen = {0};
+  for (size_t k = 0; k < stretches; ++k) {
+    const size_t begin = k * n / stretches, end = (k + 1) * n / stretches;
+    size_t low = begin, high = begin;
+    for (size_t i = begin; i < end; ++i) {
+      if (!(s.y[i] >= s.y[low])) low = i;  // so a NaN is kept too: it is a gap
+      if (s.y[i] > s.y[high]) high = i;
+    }
+    for (const size_t i : {std::min(low, high), std::max(low, high)}) {
+      if (i > chosen.back()) chosen.push_back(i);
+    }
+  }
+  if (chosen.back() != n - 1) chosen.push_back(n - 1);
+  return chosen;
+}
+
+std::vector<size_t> points_to_draw(const Series& s) {
+  if (s.x.size() > max_points_of_series) {
+    return s.style == SeriesStyle::points ? thin_cloud(s) : thin_line(s);
+  }
+  std::vector<size_t> all(s.x.size());
+  std::iota(all.begin(), all.end(), size_t(0));
+  return all;
+}
+
+// ---------------------------------------------------------------------------- the gnuplot script
+
+std::string number(double v) {
+  if (!std::isfinite(v)) return "NaN";
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof text, v, std::chars_format::general, 7).ptr;
+  return {text, end};
+}
+
+// A gnuplot string constant: in single quotes nothing is special but the quote itself.
+std::string quoted(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) {
+    if (c == '\'') out += '\'';
+    out += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+  }
+  return out + "'";
+}
+
+// The same, broken between words into lines of at most `width` characters where words allow.
+std::string quoted_and_wrapped(const std::string& text, size_t width) {
+  std::string script, line, word;
+  const auto end_word = [&] {
+    if (!line.empty() && length_utf8(line) + 1 + length_utf8(word) > width) {
+      script += quoted(line) + ".\"\\n\".";
+      line.clear();
+    }
+    if (!line.empty() && !word.empty()) line += ' ';
+    line += word;
+    word.clear();
+  };
+  for (const char c : text) {
+    if (c == ' ' || c == '\n')
+      end_word();
+    else
+      word += c;
+  }
+  end_word();
+  return script + quoted(line);
+}
+
+std::string thinned_name(const Series& s, size_t drawn) {
+  if (s.name.empty() || s.style != SeriesStyle::points || drawn == s.x.size()) return s.name;
+  return s.name + " (" + std::to_string(drawn) + " of " + std::to_string(s.x.size()) + ")";
+}
+
+void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
+  script += "set title " + quoted_and_wrapped(plot.title, 58) + "\n";
+  script += "set xlabel " + quoted_and_wrapped(plot.x_label, 56) + " offset 0,0.4\n";
+  script += "set ylabel " + quoted_and_wrapped(plot.y_label, 34) + "\n";
+  for (const auto& [letter, axis] : {std::pair{'x', axes.x}, std::pair{'y', axes.y}}) {
+    const std::string name(1, letter);
+    if (axis.log) script += "set logscale " + name + "\n";
+    script += "set format " + name + " '%g'\n";
+    script += "set " + name + "range [" + number(axis.low) + ":" + number(axis.high) + "]\n";
+  }
+  if (plot.x_tics.empty()) return;
+  script += "set xtics (";
+  for (size_t i = 0; i < plot.x_tics.size(); ++i) {
+    const auto& [at, label] = plot.x_tics[i];
+    script += (i ? ", " : "") + quoted(label.empty() ? number(at) : label) + " " + number(at);
+  }
+  script += ")\n";
+}
+
+// One series: a data block (x y low high), and how to draw it.
+void append_series(std::string& blocks, std::vector<std::string>& elements, const Series& s,
+                   size_t place, const Axes& axes) {
+  const std::vector<size_t> drawn = points_to_draw(s);
+  const bool band = !s.low.empty();
+  const std::string block = "$series" + std::to_string(place);
+  const std::string color = std::string(" lc rgb '") + palette[color_of(s, place)] + "'";
+  const std::string points = " pt " + std::to_string(std::array{7, 5, 9, 13, 11}[place % 5]);
+  std::string name = thinned_name(s, drawn.size());
+  bool any = false;
+  blocks += block + " << END_OF_SERIES\n";
+  for (const size_t i : drawn) {
+    const bool shown = axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
+    any = any || shown;
+    blocks += number(s.x[i]) + " " + (shown ? number(s.y[i]) : "NaN");
+    if (band) blocks += " " + number(s.low[i]) + " " + number(s.high[i]);
+    blocks += "\n";
+  }
+  blocks += "END_OF_SERIES\n";
+  if (!any) name += " (no finite value)";
+  std::string title = s.name.empty() ? " notitle" : " title " + quoted(name);
+  const std::string from = any ? block + " using 1:2" : "NaN";
+  const bool bars = band && s.style == SeriesStyle::points;
+  if (any && band && !bars) {
+    elements.push_back(block + " using 1:3:4 with filledcurves fs transparent solid 0.18 noborder" +
+                       color + " notitle");
+  }
+  if (any && bars) {
+    elements.push_back(block + " using 1:2:3:4 with yerrorbars lw 2 ps 0.9" + points + color +
+                       title);
+  } else if (s.style == SeriesStyle::points) {
+    // A dense cloud gets small dots, and its legend a dot that can be seen.
+    const bool dense = drawn.size() > 300;
+    if (dense) {
+      elements.push_back(from + " with points ps 0.22" + points + color + " notitle");
+      elements.push_back("NaN with points ps 0.8" + points + color + title);
+    } else {
+      elements.push_back(from + " with points ps 0.7" + points + color + title);
+    }
+  } else if (s.style == SeriesStyle::line_points) {
+    elements.push_back(from + " with linespoints lw 2.5 ps 0.7" + points + color + title);
+  } else {
+    const char* dash = s.style == SeriesStyle::dashed ? " dt (12,6)" : " dt 1";
+    elements.push_back(from + " with lines lw 2.5" + dash + color + title);
+  }
+}
+
+void append_reference_lines(std::string& blocks, std::vector<std::string>& elements,
+                            const Plot& plot, const Axes& axes) {
+  const char* dashes[] = {"(4,4)", "(10,4,2,4)", "(2,3)", "(16,5)"};
+  size_t place = 0;
+  const auto add = [&](const std::string& from, const std::string& to, const std::string& label) {
+    const std::string block = "$reference" + std::to_string(place);
+    blocks += block + " << END_OF_SERIES\n" + from + "\n" + to + "\nEND_OF_SERIES\n";
+    elements.push_back(block + " using 1:2 with lines lw 1.5 lc rgb '#555555' dt " +
+                       dashes[place++ % 4] +
+                       (label.empty() ? " notitle" : " title " + quoted(label)));
+  };
+  for (const auto& [at, label] : plot.vertical) {
+    if (!axes.x.shows(at)) continue;
+    add(number(at) + " " + number(axes.y.low), number(at) + " " + number(axes.y.high), label);
+  }
+  for (const auto& [at, label] : plot.horizontal) {
+    if (!axes.y.shows(at)) continue;
+    add(number(axes.x.low) + " " + number(at), number(axes.x.high) + " " + number(at), label);
+  }
+}
+
+// The legend stands below the plot, in as many columns as its longest name allows, and the canvas
+// grows with it: nothing covers the data and the axes keep their size.
+struct Legend {
+  size_t columns = 1, rows = 0;
+};
+
+Legend legend_of(const Plot& plot) {
+  size_t entries = 0, longest = 0;
+  const auto add = [&](const std::string& name) {
+    if (!name.empty()) ++entries, longest = std::max(longest, length_utf8(name));
+  };
+  for (const ReferenceLine& line : plot.vertical) add(line.label);
+  for (const ReferenceLine& line : plot.horizontal) add(line.label);
+  for (const Series& s : plot.series) {
+    add(thinned_name(s, std::min(s.x.size(), max_points_of_series)));
+  }
+  Legend legend{.columns = longest <= 12 ? 3u : longest <= 22 ? 2u : 1u};
+  legend.rows = (entries + legend.columns - 1) / legend.columns;
+  return legend;
+}
+
+std::string gnuplot_script(const Plot& plot) {
+  const Axes axes = axes_of(plot, 0.03, 0.05);
+  std::string blocks;
+  std::vector<std::string> elements;
+  append_reference_lines(blocks, elements, plot, axes);
+  for (size_t i = 0; i < plot.series.size(); ++i) {
+    append_series(blocks, elements, plot.series[i], i, axes);
+  }
+  if (elements.empty()) elements.push_back("NaN notitle");
+  const Legend legend = legend_of(plot);
+  const std::string height = std::to_string(400 + 24 * legend.rows);
+  std::string script =
+      "set encoding utf8\n"
+      "set terminal svg size 600," +
+      height +
+      " dynamic noenhanced font 'sans-serif,16' background '#ffffff'\n"
+      "set border lc rgb '#444444'\n"
+      "set grid back lt 1 lw 0.7 lc rgb '#dddddd'\n"
+      "set key below center horizontal Left reverse samplen 2.2 maxcols " +
+      std::to_string(legend.columns) +
+      "\n"
+      "set bmargin " +
+      number(3.6 + double(legend.rows)) +
+      "\n"
+      "set tics nomirror\n";
+  append_axes(script, plot, axes);
+  script += blocks + "plot ";
+  for (size_t i = 0; i < elements.size(); ++i) script += (i ? ", \\\n  " : "") + elements[i];
+  return script + "\n";
+}
+
+// ------------------------------------------------------------------------------ the child process
+
+using File = std::unique_ptr<FILE, int (*)(FILE*)>;
+
+File temporary_file() {
+  File file(std::tmpfile(), std::fclose);
+  require(file != nullptr, "cannot make a temporary file for gnuplot: ", std::strerror(errno));
+  return file;
+}
+
+std::string contents(FILE* file) {
+  std::string text;
+  char buffer[4096];
+  std::rewind(file);
+  while (const size_t n = std::fread(buffer, 1, sizeof buffer, file)) text.append(buffer, n);
+  return text;
+}
+
+// Standard input, output and error are unnamed temporary files, so nothing can block or be left
+// behind. Nothing if there is no gnuplot. (-d: without the user's start-up file.)
+std::optional<std::string> run_gnuplot(const std::string& script) {
+  const File in = temporary_file(), out = temporary_file(), err = temporary_file();
+  require(std::fwrite(script.data(), 1, script.size(), in.get()) == script.size() &&
+              std::fflush(in.get()) == 0,
+          "cannot write gnuplot's script to a temporary file: ", std::strerror(errno));
+  std::rewind(in.get());
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, fileno(in.get()), 0);
+  posix_spawn_file_actions_adddup2(&actions, fileno(out.get()), 1);
+  posix_spawn_file_actions_adddup2(&actions, fileno(err.get()), 2);
+  char program[] = "gnuplot", option[] = "-d";
+  char* arguments[] = {program, option, nullptr};
+  pid_t child = 0;
+  const int failure = posix_spawnp(&child, program, &actions, nullptr, arguments, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (failure == ENOENT) return std::nullopt;
+  require(failure == 0, "cannot start gnuplot: ", std::strerror(failure));
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    require(errno == EINTR, "cannot wait for gnuplot: ", std::strerror(errno));
+  }
+  const std::string svg = contents(out.get());
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && svg.empty()) return std::nullopt;
+  require(WIFEXITED(status) && WEXITSTATUS(status) == 0 && svg.find("</svg>") != std::string::npos,
+          "gnuplot failed: ", contents(err.get()));
+  return svg;
+}
+
+}  // namespace
+
+std::optional<std::string> render_svg(const Plot& plot) {
+  check(plot);
+  std::optional<std::string> svg = run_gnuplot(gnuplot_script(plot));
+  if (!svg) return svg;
+  // gnuplot describes itself in <title> and <desc>, which a browser shows when the mouse rests
+  // there.
+  for (const std::string tag : {"title", "desc"}) {
+    const size_t begin = svg->find("<" + tag + ">"), end = svg->find("</" + tag + ">");
+    if (begin == std::string::npos || end == std::string::npos) continue;
+    svg->erase(begin, end + tag.size() + 3 - begin);
+  }
+  return svg;
+}
+
+}  // namespace dyt

@@ -1,0 +1,191 @@
+#include "experiments/registry.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <set>
+
+#include "core/error.h"
+
+namespace dyt {
+
+const std::vector<Experiment>& experiments() {
+  static const std::vector<Experiment> list = {
+      {1, "LayerNorm is tanh-like", "DyT, section 3",
+       "Over many tokens, LayerNorm's input-output map bends like a tanh when a few channels carry "
+       "extreme values, although it is a straight line for every single token.",
+       "10 s", run_01_layernorm_is_tanh_like},
+      {2, "What LayerNorm does in trained networks", "DyT, Figures 2-4",
+       "In trained Transformers the early LayerNorms are close to linear and the deep ones follow "
+       "an S-shaped, tanh-like curve.",
+       "6 min", nullptr},
+      {3, "ViT: LN vs DyT", "DyT, Table 1",
+       "A ViT trained with DyT in place of every LayerNorm reaches the same accuracy or a slightly "
+       "higher one.",
+       "6 min", run_03_vit},
+      {4, "ConvNeXt: LN vs DyT", "DyT, Table 1",
+       "A ConvNeXt trained with DyT in place of every LayerNorm reaches the same accuracy.",
+       "6 min", nullptr},
+      {5, "GPT: LN vs DyT vs Derf; LLaMA style: RMSNorm vs DyT", "DyT, Table 4; Derf, GPT-2",
+       "Language models with DyT end at the loss of those with RMSNorm; Derf closes what is left "
+       "to "
+       "LayerNorm.",
+       "6 min", nullptr},
+      {6, "What does a norm cost?", "DyT, Table 7",
+       "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
+       "less.",
+       "6 min", nullptr},
+      {7, "Which squashing function?", "DyT, Table 8",
+       "tanh does best, hardtanh and sigmoid come close, and without any squashing training fails.",
+       "6 min", nullptr},
+      {8, "Without alpha", "DyT, Table 9",
+       "Without the learnable scale alpha, accuracy falls for every squashing function.", "6 min",
+       nullptr},
+      {9, "alpha follows 1/std", "DyT, Figure 8",
+       "alpha follows the inverse standard deviation of its input during training, and is strongly "
+       "correlated with it afterwards.",
+       "6 min", nullptr},
+      {10, "How sensitive is alpha0?", "DyT, Figures 9-11",
+       "Outside language models alpha0 from 0.4 to 1.2 works equally well; larger models and "
+       "higher "
+       "learning rates need a smaller one to be stable.",
+       "6 min", nullptr},
+      {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
+       "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
+       "larger in attention blocks.",
+       "10 min", nullptr},
+      {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
+       "In classic ConvNets, DyT in place of BatchNorm loses several points of accuracy.", "6 min",
+       nullptr},
+      {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
+       "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
+       "well as sigmaReparam.",
+       "10 min", nullptr},
+      {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
+       "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
+       "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
+       "10 min", nullptr},
+      {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
+       "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
+       "10 min", nullptr},
+      {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
+       "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
+       "erf is the best one found.",
+       "10 min", nullptr},
+      {17, "When does removing LN help?", "arXiv 2604.23434",
+       "DyT regularises by saturation: it improves the loss of a model that sees few tokens, and "
+       "worsens that of one that sees many.",
+       "10 min", nullptr},
+      {18, "Tuning only the norms", "arXiv 2302.07937",
+       "Training only the normalisation parameters of a random network already fits a lot.",
+       "10 min", nullptr},
+      {24, "Translation", "Pre-LN, Figures on IWSLT14",
+       "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
+       "same "
+       "quality faster.",
+       "10 min", nullptr},
+      {25, "BERT-style masked language model", "Pre-LN, section 4",
+       "Pre-LN BERT trains without warm-up and faster than Post-LN.", "10 min", nullptr},
+  };
+  return list;
+}
+
+const char* name_of(Size size) {
+  return size == Size::smoke ? "smoke" : size == Size::small ? "small" : "full";
+}
+
+Size size_named(const std::string& name) {
+  for (const Size size : {Size::smoke, Size::small, Size::full}) {
+    if (name == name_of(size)) return size;
+  }
+  fail("there is no size '", name, "'; choose smoke, small or full");
+}
+
+namespace {
+
+std::string two_digits(int number) { return (number < 10 ? "0" : "") + std::to_string(number); }
+
+// "01, 03": those that can be run, or all on the list.
+std::string listed(bool only_implemented) {
+  std::string text;
+  for (const Experiment& e : experiments()) {
+    if (only_implemented && !e.run) continue;
+    text += (text.empty() ? "" : ", ") + two_digits(e.number);
+  }
+  return text;
+}
+
+int number_in(std::string_view text, const std::string& word) {
+  int number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  require(failure == std::errc() && end == text.data() + text.size() && number >= 0, "'", word,
+          "' selects no experiment; write a number, a range such as 03-05, or all");
+  return number;
+}
+
+void select(const std::string& word, std::set<int>& numbers) {
+  const size_t dash = word.find('-');
+  if (word != "all" && (dash == word.npos || dash == 0)) {
+    const Experiment& experiment = find_experiment(number_in(word, word));
+    require(experiment.run != nullptr, "experiment ", two_digits(experiment.number), " (",
+            experiment.title, ") is planned, but not there yet; there are ", listed(true));
+    numbers.insert(experiment.number);
+    return;
+  }
+  int first = 0, last = 99;
+  if (word != "all") {
+    first = number_in(std::string_view(word).substr(0, dash), word);
+    last = number_in(std::string_view(word).substr(dash + 1), word);
+    require(first <= last, "the range '", word, "' goes down; write ", two_digits(last), "-",
+            two_digits(first));
+  }
+  bool any = false;
+  for (const Experiment& e : experiments()) {
+    if (!e.run || e.number < first || e.number > last) continue;
+    numbers.insert(e.number);
+    any = true;
+  }
+  require(any, "no experiment in '", word, "'; there are ", listed(true));
+}
+
+}  // namespace
+
+const Experiment& find_experiment(int number) {
+  for (const Experiment& e : experiments()) {
+    if (e.number == number) return e;
+  }
+  fail("there is no experiment ", number, "; the numbers are ", listed(false));
+}
+
+std::vector<const Experiment*> select_experiments(const std::vector<std::string>& words) {
+  std::set<int> numbers;
+  for (const std::string& word : words) {
+    for (size_t begin = 0; begin <= word.size();) {
+      const size_t end = std::min(word.find(',', begin), word.size());
+      select(word.substr(begin, end - begin), numbers);
+      begin = end + 1;
+    }
+  }
+  require(!numbers.empty(),
+          "no experiment was named; write a number, a range such as 03-05, or all");
+  std::vector<const Experiment*> selected;
+  for (const int number : numbers) selected.push_back(&find_experiment(number));
+  return selected;
+}
+
+Report run_experiment(const Experiment& experiment, const Options& options,
+                      const std::string& device) {
+  require(experiment.run != nullptr, "experiment ", two_digits(experiment.number),
+          " is planned, but not there yet; there are ", listed(true));
+  const auto begin = std::chrono::steady_clock::now();
+  Report report = experiment.run(options);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  report.number = experiment.number;
+  report.title = experiment.title;
+  report.source = experiment.source;
+  report.claim = experiment.claim;
+  stamp(report, device, taken.count());
+  return report;
+}
+
+}  // namespace dyt

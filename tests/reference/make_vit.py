@@ -1,0 +1,39 @@
+"""vit_layernorm, vit_dyt, vit_class_token .safetensors: a tiny ViT, all of it.
+
+Each file holds every parameter under timm's name, `images` [N, 3, H, W], `labels` [N] int64,
+`logits` [N, classes], `loss` (mean over N) and grad.<parameter>; the sizes are in its metadata.
+"""
+
+import torch
+
+from fixture import Fixture
+from vit import build_vit, loss_and_gradients, random_batch, randomize
+
+SIZES = dict(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=10)
+
+
+def make(name, norm, class_token):
+    f = Fixture()
+    f.seed(name)
+    model = build_vit(norm, class_token, **SIZES)
+    randomize(model, f.generator)
+    images, labels = random_batch(f.generator, 3, SIZES["img_size"], SIZES["num_classes"])
+    for key, parameter in model.named_parameters():
+        f.store(key, parameter)
+    f.store("images", images)
+    f.store("labels", labels)
+    for key, value in loss_and_gradients(model, images, labels).items():
+        f.store(key, value)
+    metadata = {key: str(value) for key, value in SIZES.items()}
+    f.save(f"{name}.safetensors", {**metadata, "norm": norm, "class_token": str(class_token)})
+
+
+def main():
+    torch.manual_seed(0)
+    make("vit_layernorm", "layernorm", class_token=False)
+    make("vit_dyt", "dyt", class_token=False)
+    make("vit_class_token", "layernorm", class_token=True)
+
+
+if __name__ == "__main__":
+    main()

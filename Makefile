@@ -39,7 +39,7 @@ else
   LINK := g++ -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
 endif
 
-FOLDERS := core layers models training datasets experiments
+FOLDERS := core layers models training datasets experiments bench
 SOURCES := $(wildcard $(FOLDERS:%=%/*.cpp) $(FOLDERS:%=%/*.cu))
 ifneq ($(CUDA),0)
   SOURCES := $(filter-out core/emulator.cpp,$(SOURCES))
@@ -102,6 +102,18 @@ ifneq ($(CUDA),0)
 else
 	g++ $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
 endif
+
+# The command line has no kernels: no reason to have nvcc read it once per architecture.
+$(BUILD)/main.cu.o: main.cu
+	@mkdir -p $(@D)
+	g++ $(CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
+
+# Reports say which commit the program was built from.
+$(BUILD)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
+$(BUILD)/experiments/report.cpp.o: $(BUILD)/commit
+$(BUILD)/experiments/report.cpp.o: EXTRA := -DDYT_COMMIT='"$(COMMIT)"'
 
 # The synthetic images must be the same everywhere: no fused multiply-add.
 $(BUILD)/datasets/synthetic.cpp.o: EXTRA := -ffp-contract=off

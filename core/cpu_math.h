@@ -15,10 +15,12 @@ inline double exp(double x) { return std::exp(x); }
 inline double tanh(double x) { return std::tanh(x); }
 inline double erf(double x) { return std::erf(x); }
 
-// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2.
+// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2. The factor 2^n is put together from
+// its bits as 2 * 2^(n-1), so that n = 128 is in range. Below exp(-86.9) = 1.8e-38, near the smallest
+// normal number, the result is 0.
 inline float exp(float x) {
-  const float low = -87.3f, high = 88.7f;  // beyond: 2^n leaves the range of f32
-  const float c = x < low ? low : x > high ? high : x;
+  const float low = -86.9f, high = 89.0f;  // exp(89) is infinity in f32
+  const float c = x > low ? x < high ? x : high : low;  // low for NaN: int32_t(NaN) is undefined
   const float n = std::floor(c * 1.44269504f + 0.5f);
   const float r = (c - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
   // (exp(r) - 1 - r) / r^2
@@ -28,32 +30,33 @@ inline float exp(float x) {
   p = p * r + 1.666656963e-01f;
   p = p * r + 5.000000000e-01f;
   const float e = 1.0f + (r + r * r * p);
-  const float result = e * std::bit_cast<float>((int32_t(n) + 127) << 23);
-  return x < low ? 0.0f : x > high ? HUGE_VALF : x != x ? x : result;
+  const float result = 2.0f * e * std::bit_cast<float>((int32_t(n) + 126) << 23);
+  return x >= low ? result : x != x ? x : 0.0f;
 }
 
 inline float tanh(float x) {
-  const float t = std::fabs(x), s = x * x;
-  // small: (tanh(sqrt(s)) / sqrt(s) - 1) / s on |x| < 0.65
+  const float t = std::fabs(x), s = t * t;
+  // small: (tanh(sqrt(s)) / sqrt(s) - 1) / s on t < 0.65
   float p = -5.923726206e-03f;
   p = p * s + 2.087346058e-02f;
   p = p * s - 5.382375887e-02f;
   p = p * s + 1.333258371e-01f;
   p = p * s - 3.333332702e-01f;
-  const float small = x + x * s * p;
-  const float large = std::copysign(1.0f - 2.0f / (cpu::exp(2.0f * t) + 1.0f), x);
-  return t < 0.65f ? small : x != x ? x : large;
+  const float small = t + t * s * p;
+  const float large = 1.0f - 2.0f / (cpu::exp(2.0f * t) + 1.0f);
+  return std::copysign(t < 0.65f ? small : large, x);
 }
 
 inline float erf(float x) {
-  const float t = std::fabs(x), s = x * x;
-  // small: erf(sqrt(s)) / sqrt(s) on |x| < 0.95
-  float p = -5.876505632e-04f;
-  p = p * s + 4.970797457e-03f;
-  p = p * s - 2.675150035e-02f;
-  p = p * s + 1.128140730e-01f;
-  p = p * s - 3.761245598e-01f;
-  p = p * s + 1.128379144e+00f;
+  const float t = std::fabs(x), s = t * t;
+  // small: erf(sqrt(s)) / sqrt(s) - 1 on t < 0.95
+  float p = 8.204169676e-05f;
+  p = p * s - 8.102915561e-04f;
+  p = p * s + 5.197487227e-03f;
+  p = p * s - 2.685795906e-02f;
+  p = p * s + 1.128366947e-01f;
+  p = p * s - 3.761263205e-01f;
+  p = p * s + 1.283791665e-01f;
   // large: -log(erfc(t)) / t on 0.9 < t < 3.95, where erf reaches 1 in f32
   const float c = t > 3.95f ? 3.95f : t;
   float q = -3.221066286e-07f;
@@ -65,8 +68,7 @@ inline float erf(float x) {
   q = q * c + 1.064947810e-01f;
   q = q * c + 6.349401686e-01f;
   q = q * c + 1.128709259e+00f;
-  const float large = std::copysign(1.0f - cpu::exp(-q * c), x);
-  return t < 0.95f ? x * p : x != x ? x : large;
+  return std::copysign(t < 0.95f ? t + t * p : 1.0f - cpu::exp(-q * c), x);
 }
 
 // The standard normal density and distribution: GELU's building blocks.

@@ -1,6 +1,8 @@
-// Calls a generic lambda with the number type of a tape's device: f32 or f64 on the cpu, f32 or bf16
-// where kernels run. The lambda receives a value of that type and reads `T` off it.
+// From a tensor's number type, known at run time, to a template's T: f32 or f64 on the cpu, f32 or
+// bf16 where kernels run. Each calls a generic lambda with a value of that type, which reads T off it.
 #pragma once
+#include <type_traits>
+
 #include "core/error.h"
 #include "core/tape.h"
 
@@ -19,5 +21,18 @@ void on_gpu(DType dtype, F&& body) {
   if (dtype == DType::bf16) return body(bf16{});
   fail("kernels compute in f32 and bf16, not in ", name_of(dtype));
 }
+
+// For code that is the same on both sides, but for the functions it calls.
+template <class F>
+void on_either(const Tape& tape, DType dtype, F&& body) {
+  if (tape.on_cpu()) {
+    on_cpu(dtype, body);
+  } else {
+    on_gpu(dtype, body);
+  }
+}
+
+template <class T> inline constexpr bool cpu_computes = !std::is_same_v<T, bf16>;
+template <class T> inline constexpr bool gpu_computes = !std::is_same_v<T, double>;
 
 }  // namespace dyt

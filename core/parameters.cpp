@@ -18,6 +18,7 @@ uint64_t stream_of(const std::string& name) {
 
 double draw(const Init& init, RandomSequence& random) {
   if (init.kind == Init::constant) return init.value;
+  if (init.kind == Init::uniform_between) return init.value * (2.0 * random.uniform() - 1.0);
   double z = random.normal();
   while (init.kind == Init::truncated_normal && std::abs(z) > 2) z = random.normal();
   return init.value * z;

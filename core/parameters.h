@@ -14,13 +14,14 @@ namespace dyt {
 
 // How a parameter starts.
 struct Init {
-  enum Kind { constant, normal, truncated_normal } kind = constant;
-  double value = 0;  // the constant, or the standard deviation (truncated at 2 of them)
+  enum Kind { constant, normal, truncated_normal, uniform_between } kind = constant;
+  double value = 0;  // the constant; the standard deviation (truncated at 2 of them); the bound
   static Init zeros() { return {constant, 0}; }
   static Init ones() { return {constant, 1}; }
   static Init fill(double value) { return {constant, value}; }
   static Init gaussian(double std) { return {normal, std}; }
   static Init truncated(double std) { return {truncated_normal, std}; }
+  static Init uniform(double bound) { return {uniform_between, bound}; }  // [-bound, bound)
 };
 
 // A tensor that is learned. `data` is in the number type of the computation (bf16 on a GPU if so

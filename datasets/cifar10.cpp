@@ -67,6 +67,21 @@ std::vector<std::string> read_class_names(const fs::path& file) {
   return names;
 }
 
+// data_batch_1.bin and those of the other four that are there, without a gap.
+std::vector<fs::path> data_batches(const fs::path& folder) {
+  const auto batch = [&](int n) { return folder / ("data_batch_" + std::to_string(n) + ".bin"); };
+  std::vector<fs::path> files = {batch(1)};
+  while (files.size() < 5 && fs::exists(batch(int(files.size()) + 1))) {
+    files.push_back(batch(int(files.size()) + 1));
+  }
+  for (int n = int(files.size()) + 2; n <= 5; ++n) {
+    require(!fs::exists(batch(n)), batch(n - 1).string(), " is missing although ",
+            batch(n).filename().string(),
+            " is there: the batches should be numbered without a gap");
+  }
+  return files;
+}
+
 ImageDataset empty_split(const fs::path& folder) {
   ImageDataset set;
   set.name = "cifar10";
@@ -86,10 +101,8 @@ ImageSplits load_cifar10(const std::string& folder_name, size_t train_limit, siz
   if (test_limit == 0) test_limit = SIZE_MAX;
 
   ImageSplits splits{empty_split(folder), empty_split(folder)};
-  for (int batch = 1; batch <= 5 && splits.train.size() < train_limit; ++batch) {
-    const fs::path file = folder / ("data_batch_" + std::to_string(batch) + ".bin");
-    if (batch > 1 && !fs::exists(file)) continue;
-    append_batch(file, train_limit, splits.train);
+  for (const fs::path& file : data_batches(folder)) {
+    if (splits.train.size() < train_limit) append_batch(file, train_limit, splits.train);
   }
   append_batch(folder / "test_batch.bin", test_limit, splits.test);
   set_mean_and_std(splits);

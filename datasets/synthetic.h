@@ -12,16 +12,17 @@ namespace dyt {
 
 // How hard the set is. Lengths are in pixels, colours and noise in units of full brightness.
 struct SyntheticDifficulty {
-  double noise = 0.10;                         // standard deviation, every pixel and channel
-  double min_contrast = 0.45;                  // RGB distance between object and background
-  double min_radius = 8.5, max_radius = 13.0;  // size of the object
-  double min_period = 5.0, max_period = 8.0;   // size of a texture's repeating cell
-  double max_shift = 4.0;                      // of the object's centre from the image's
-  double max_rotation = 0.5;                   // either way, in turns
-  double max_stretch = 0.15;                   // sides longer and shorter by this share
-  double occlusion = 0.5;                      // probability of a bar across the image
+  double noise = 0.08;                         // standard deviation, every pixel and channel
+  double min_contrast = 0.3;                   // object's mean of R, G, B above the background's
+  double inverted = 0.05;                      // probability that the object is the darker one
+  double min_radius = 9.5, max_radius = 13.0;  // size of the object
+  double min_period = 6.0, max_period = 9.0;   // size of a texture's repeating cell
+  double max_shift = 2.5;                      // of the object's centre from the image's
+  double max_rotation = 0.06;                  // either way, in turns
+  double max_stretch = 0.1;                    // sides longer and shorter by this share
+  double occlusion = 0.3;                      // probability of a bar across the image
   double min_bar = 2.0, max_bar = 5.0;         // width of that bar
-  int max_clutter = 6;                         // small blobs behind the object: 0 .. this
+  int max_clutter = 4;                         // small blobs behind the object: 0 .. this
   double shading = 0.2;                        // light at the edges: 1 - this .. 1 + this
 };
 

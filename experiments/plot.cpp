@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/philox.h"
@@ -94,12 +95,16 @@ std::string number(double v) {
   return {text, end};
 }
 
-// A gnuplot string constant: in single quotes nothing is special but the quote itself.
+// A gnuplot string: between single quotes nothing is special but a single quote, which we put
+// between double ones. (Doubled single quotes would do, but not at the beginning of a title:
+// gnuplot 5.4.)
 std::string quoted(const std::string& text) {
   std::string out = "'";
   for (const char c : text) {
-    if (c == '\'') out += '\'';
-    out += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+    if (c == '\'')
+      out += "'.\"'\".'";
+    else
+      out += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
   }
   return out + "'";
 }
@@ -131,15 +136,37 @@ std::string thinned_name(const Series& s, size_t drawn) {
   return s.name + " (" + std::to_string(drawn) + " of " + std::to_string(s.x.size()) + ")";
 }
 
+// gnuplot labels whole decades of a logarithmic axis; on one of less than three that is too few.
+std::string log_tics(const Axis& axis) {
+  const double decades = std::log10(axis.high / axis.low);
+  if (!axis.log || decades > 3 || decades < 0.2) return "";
+  const std::vector<double> mantissas =
+      decades > 0.9 ? std::vector<double>{1, 2, 5} : std::vector<double>{1, 1.5, 2, 3, 4, 5, 6, 8};
+  std::string tics;
+  for (double power = std::pow(10, std::floor(std::log10(axis.low))); power <= axis.high;
+       power *= 10) {
+    for (const double mantissa : mantissas) {
+      const double at = mantissa * power;
+      if (at < axis.low || at > axis.high) continue;
+      if (!tics.empty()) tics += ", ";
+      tics += number(at);
+    }
+  }
+  return tics;
+}
+
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
-  script += "set title " + quoted_and_wrapped(plot.title, 58) + "\n";
-  script += "set xlabel " + quoted_and_wrapped(plot.x_label, 56) + " offset 0,0.4\n";
+  script += "set title " + quoted_and_wrapped(plot.title, 52) + "\n";
+  script += "set xlabel " + quoted_and_wrapped(plot.x_label, 50) + " offset 0,0.4\n";
   script += "set ylabel " + quoted_and_wrapped(plot.y_label, 34) + "\n";
   for (const auto& [letter, axis] : {std::pair{'x', axes.x}, std::pair{'y', axes.y}}) {
     const std::string name(1, letter);
     if (axis.log) script += "set logscale " + name + "\n";
     script += "set format " + name + " '%g'\n";
     script += "set " + name + "range [" + number(axis.low) + ":" + number(axis.high) + "]\n";
+    if (const std::string tics = log_tics(axis); !tics.empty()) {
+      script += "set " + name + "tics (" + tics + ")\n";
+    }
   }
   if (plot.x_tics.empty()) return;
   script += "set xtics (";
@@ -151,7 +178,7 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
 }
 
 // One series: a data block (x y low high), and how to draw it.
-void append_series(std::string& blocks, std::vector<std::string>& elements, const Series& s,
+void append_series(std::ostream& blocks, std::vector<std::string>& elements, const Series& s,
                    size_t place, const Axes& axes) {
   const std::vector<size_t> drawn = points_to_draw(s);
   const bool band = !s.low.empty();
@@ -160,15 +187,15 @@ void append_series(std::string& blocks, std::vector<std::string>& elements, cons
   const std::string points = " pt " + std::to_string(std::array{7, 5, 9, 13, 11}[place % 5]);
   std::string name = thinned_name(s, drawn.size());
   bool any = false;
-  blocks += block + " << END_OF_SERIES\n";
+  blocks << block << " << END_OF_SERIES\n";
   for (const size_t i : drawn) {
     const bool shown = axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
     any = any || shown;
-    blocks += number(s.x[i]) + " " + (shown ? number(s.y[i]) : "NaN");
-    if (band) blocks += " " + number(s.low[i]) + " " + number(s.high[i]);
-    blocks += "\n";
+    blocks << number(s.x[i]) << ' ' << (shown ? number(s.y[i]) : "NaN");
+    if (band) blocks << ' ' << number(s.low[i]) << ' ' << number(s.high[i]);
+    blocks << '\n';
   }
-  blocks += "END_OF_SERIES\n";
+  blocks << "END_OF_SERIES\n";
   if (!any) name += " (no finite value)";
   std::string title = s.name.empty() ? " notitle" : " title " + quoted(name);
   const std::string from = any ? block + " using 1:2" : "NaN";
@@ -197,13 +224,13 @@ void append_series(std::string& blocks, std::vector<std::string>& elements, cons
   }
 }
 
-void append_reference_lines(std::string& blocks, std::vector<std::string>& elements,
+void append_reference_lines(std::ostream& blocks, std::vector<std::string>& elements,
                             const Plot& plot, const Axes& axes) {
   const char* dashes[] = {"(4,4)", "(10,4,2,4)", "(2,3)", "(16,5)"};
   size_t place = 0;
   const auto add = [&](const std::string& from, const std::string& to, const std::string& label) {
     const std::string block = "$reference" + std::to_string(place);
-    blocks += block + " << END_OF_SERIES\n" + from + "\n" + to + "\nEND_OF_SERIES\n";
+    blocks << block << " << END_OF_SERIES\n" << from << '\n' << to << "\nEND_OF_SERIES\n";
     elements.push_back(block + " using 1:2 with lines lw 1.5 lc rgb '#555555' dt " +
                        dashes[place++ % 4] +
                        (label.empty() ? " notitle" : " title " + quoted(label)));
@@ -234,14 +261,14 @@ Legend legend_of(const Plot& plot) {
   for (const Series& s : plot.series) {
     add(thinned_name(s, std::min(s.x.size(), max_points_of_series)));
   }
-  Legend legend{.columns = longest <= 12 ? 3u : longest <= 22 ? 2u : 1u};
+  Legend legend{.columns = longest <= 7 ? 3u : longest <= 16 ? 2u : 1u};
   legend.rows = (entries + legend.columns - 1) / legend.columns;
   return legend;
 }
 
 std::string gnuplot_script(const Plot& plot) {
   const Axes axes = axes_of(plot, 0.03, 0.05);
-  std::string blocks;
+  std::ostringstream blocks;
   std::vector<std::string> elements;
   append_reference_lines(blocks, elements, plot, axes);
   for (size_t i = 0; i < plot.series.size(); ++i) {
@@ -249,10 +276,10 @@ std::string gnuplot_script(const Plot& plot) {
   }
   if (elements.empty()) elements.push_back("NaN notitle");
   const Legend legend = legend_of(plot);
-  const std::string height = std::to_string(400 + 24 * legend.rows);
+  const std::string height = std::to_string(380 + 24 * legend.rows);
   std::string script =
       "set encoding utf8\n"
-      "set terminal svg size 600," +
+      "set terminal svg size 540," +
       height +
       " dynamic noenhanced font 'sans-serif,16' background '#ffffff'\n"
       "set border lc rgb '#444444'\n"
@@ -265,7 +292,7 @@ std::string gnuplot_script(const Plot& plot) {
       "\n"
       "set tics nomirror\n";
   append_axes(script, plot, axes);
-  script += blocks + "plot ";
+  script += blocks.str() + "plot ";
   for (size_t i = 0; i < elements.size(); ++i) script += (i ? ", \\\n  " : "") + elements[i];
   return script + "\n";
 }

@@ -10,7 +10,7 @@ enum class SeriesStyle { line, points, line_points, dashed };
 
 // One curve or cloud. A value that is not finite (a diverged run) leaves a gap.
 struct Series {
-  std::string name = {};  // in the legend; empty: not in it. At most about 50 characters.
+  std::string name = {};  // in the legend; empty: not in it. At most about 45 characters.
   std::vector<double> x = {}, y = {};
   // Empty, or one value per point: a shaded band round a line, error bars on points.
   std::vector<double> low = {}, high = {};
@@ -50,7 +50,7 @@ struct Plot {
 
 // No series draws more than this many points (a line: vertices); what is left out of a cloud is
 // chosen at random, the same in every run, and the legend says so. A line keeps its peaks.
-constexpr size_t max_points_of_series = 2000;
+constexpr size_t max_points_of_series = 1200;
 
 // The plot as a standalone SVG document that scales to the width it is given, or nothing if there
 // is no gnuplot on the PATH. Throws Error if the plot is malformed or gnuplot fails.

@@ -14,7 +14,7 @@ const std::vector<Experiment>& experiments() {
       {1, "LayerNorm is tanh-like", "DyT, section 3",
        "Over many tokens, LayerNorm's input-output map bends like a tanh when a few channels carry "
        "extreme values, although it is a straight line for every single token.",
-       "10 s", run_01_layernorm_is_tanh_like},
+       "2 s", run_01_layernorm_is_tanh_like},
       {2, "What LayerNorm does in trained networks", "DyT, Figures 2-4",
        "In trained Transformers the early LayerNorms are close to linear and the deep ones follow "
        "an S-shaped, tanh-like curve.",
@@ -55,8 +55,10 @@ const std::vector<Experiment>& experiments() {
        "larger in attention blocks.",
        "10 min", nullptr},
       {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
-       "In classic ConvNets, DyT in place of BatchNorm loses several points of accuracy.", "6 min",
-       nullptr},
+       "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
+       "1.7 in "
+       "VGG19.",
+       "6 min", nullptr},
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",
@@ -79,7 +81,7 @@ const std::vector<Experiment>& experiments() {
       {18, "Tuning only the norms", "arXiv 2302.07937",
        "Training only the normalisation parameters of a random network already fits a lot.",
        "10 min", nullptr},
-      {24, "Translation", "Pre-LN, Figures on IWSLT14",
+      {24, "Translation", "Pre-LN, section 4 (IWSLT14)",
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
        "same "
        "quality faster.",
@@ -102,8 +104,6 @@ Size size_named(const std::string& name) {
 }
 
 namespace {
-
-std::string two_digits(int number) { return (number < 10 ? "0" : "") + std::to_string(number); }
 
 // "01, 03": those that can be run, or all on the list.
 std::string listed(bool only_implemented) {

@@ -24,8 +24,6 @@ namespace dyt {
 namespace fs = std::filesystem;
 namespace {
 
-std::string two_digits(int number) { return (number < 10 ? "0" : "") + std::to_string(number); }
-
 void write_file(const fs::path& path, const std::string& text) {
   const fs::path temporary =
       path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(getpid()));
@@ -96,6 +94,8 @@ void prepare_output(const fs::path& out) {
           "); choose another with --out DIR");
 }
 
+const char* build_commit() { return DYT_COMMIT; }
+
 void stamp(Report& report, const std::string& device, double seconds) {
   Machine& machine = report.machine;
   machine.cpu = value_in("/proc/cpuinfo", "model name");
@@ -103,7 +103,7 @@ void stamp(Report& report, const std::string& device, double seconds) {
   machine.cores = int(std::thread::hardware_concurrency());
   machine.memory_gib = std::atof(value_in("/proc/meminfo", "MemTotal").c_str()) / (1 << 20);
   machine.device = device;
-  report.commit = DYT_COMMIT;
+  report.commit = build_commit();
   report.seconds = seconds;
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -220,6 +220,12 @@ Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& me
     if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-') c = '_';
   }
   return plot;
+}
+
+std::string two_digits(int number) {
+  std::string text = std::to_string(number);
+  if (number < 10) text.insert(size_t(0), 1, '0');
+  return text;
 }
 
 std::string fixed(double value, int decimals) {

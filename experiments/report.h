@@ -72,6 +72,9 @@ struct Report {
 // Makes the folder, and throws Error unless files can be written there: call it before training.
 void prepare_output(const std::filesystem::path& out);
 
+// The commit the program was built from, or "unknown".
+const char* build_commit();
+
 // Fills in the machine, the date and the commit the program was built from (the macro DYT_COMMIT).
 void stamp(Report& report, const std::string& device, double seconds);
 
@@ -91,6 +94,8 @@ std::filesystem::path write_joined_report(const std::filesystem::path& dir);
 // band reaches from the lowest seed to the highest. Name, title, labels are for the caller to fill
 // in.
 Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& metric);
+
+std::string two_digits(int number);  // "03", as folders and headings have it
 
 // Numbers as the reports print them; a value that is not finite is "not finite".
 std::string fixed(double value, int decimals = 2);         // "1.50"

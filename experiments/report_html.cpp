@@ -27,12 +27,12 @@ h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 a { color: var(--link); }
 .soft { color: var(--soft); }
-.verdict { margin: 1rem 0; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
+.verdict { max-width: 50rem; margin: 1rem 0; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
   border-left: .45rem solid var(--tone); border-radius: .4rem; }
 .badge { color: var(--tone); font-weight: 700; letter-spacing: .02em; }
 .reproduced { --tone: var(--good); } .not_reproduced { --tone: var(--bad); }
 .inconclusive { --tone: var(--open); }
-.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
+.sides { max-width: 50rem; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
   gap: .8rem; margin: 1rem 0; }
 .sides > div { background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
   padding: .6rem 1rem; }
@@ -47,7 +47,7 @@ figcaption { color: var(--soft); font-size: .9rem; padding: .3rem .2rem; }
 table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .8rem; border-bottom: 1px solid var(--line); }
 th { border-bottom: 2px solid var(--soft); }
-.scroll td, .scroll th { white-space: nowrap; }
+.scroll td { white-space: nowrap; } .scroll th { vertical-align: bottom; min-width: 4.5rem; }
 .number { text-align: right; }
 dl { display: grid; grid-template-columns: minmax(0, max-content) minmax(0, 1fr); gap: .15rem 1.2rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; }
@@ -61,31 +61,26 @@ section + section { border-top: 1px solid var(--line); margin-top: 3rem; }
   .overview td[data-label]:not(:empty)::before { content: attr(data-label) ": "; color: var(--soft); }
   .plots { grid-template-columns: minmax(0, 1fr); }
 }
-@media print { body { background: #fff; } figure, .verdict, table { break-inside: avoid; } }
+@media print { figure, .verdict, table { break-inside: avoid; } }
 )";
 
+void replace_each(std::string& text, const std::string& old, const std::string& by) {
+  for (size_t at = 0; (at = text.find(old, at)) != text.npos; at += by.size()) {
+    text.replace(at, old.size(), by);
+  }
+}
+
 std::string escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
+  std::string out = text;
+  for (const auto& [character, entity] :
+       {std::pair{"&", "&amp;"},
+        {"<", "&lt;"},
+        {">", "&gt;"},
+        {"\"", "&quot;"},
+        {"'", "&#39;"},
+        {" %", "&nbsp;%"},
+        {" ± ", "&nbsp;±&nbsp;"}}) {  // the last two keep a number on one line
+    replace_each(out, character, entity);
   }
   return out;
 }
@@ -96,15 +91,9 @@ const char* css_class(Outcome outcome) {
                                               : "inconclusive";
 }
 
-std::string number_of(const Report& report) {
-  return (report.number < 10 ? "0" : "") + std::to_string(report.number);
-}
-
-void insert_after_each(std::string& text, const std::string& mark, const std::string& inserted) {
-  for (size_t at = 0; (at = text.find(mark, at)) != text.npos;
-       at += mark.size() + inserted.size()) {
-    text.insert(at + mark.size(), inserted);
-  }
+std::string anchor_of(const Report& report) {
+  std::string anchor = "e";
+  return anchor += two_digits(report.number);
 }
 
 // The <svg> element of a document, with `prefix` before every id in its tags: the plots of a page
@@ -117,8 +106,8 @@ std::string inlined(const std::string& svg, const std::string& prefix, const std
   for (size_t at = begin + open.size(); at < svg.size();) {
     const size_t tag_end = std::min(svg.find('>', at), svg.size());
     std::string tag = svg.substr(at, tag_end - at);
-    for (const char* mark : {" id='", " id=\"", "href='#", "href=\"#", "url(#"}) {
-      insert_after_each(tag, mark, prefix);
+    for (const std::string mark : {" id='", " id=\"", "href='#", "href=\"#", "url(#"}) {
+      replace_each(tag, mark, mark + prefix);
     }
     at = std::min(svg.find('<', tag_end), svg.size());
     out += tag + svg.substr(tag_end, at - tag_end);  // the tag, then the text up to the next one
@@ -131,7 +120,7 @@ bool looks_like_number(const std::string& cell) {
   return digit != cell.npos && std::isdigit(static_cast<unsigned char>(cell[digit]));
 }
 
-// A column of numbers is aligned to the right.
+// A column of numbers is aligned to the right; the first one names the row.
 std::vector<bool> number_columns(const Table& table) {
   std::vector<bool> numbers(table.header.size(), !table.rows.empty());
   for (size_t column = 0; column < numbers.size(); ++column) {
@@ -141,7 +130,7 @@ std::vector<bool> number_columns(const Table& table) {
       numbers[column] = numbers[column] && looks_like_number(row[column]);
       any = true;
     }
-    numbers[column] = numbers[column] && any;
+    numbers[column] = numbers[column] && any && column > 0;
   }
   return numbers;
 }
@@ -199,12 +188,13 @@ std::string duration(double seconds) {
 void write_section(std::ostream& out, const Report& report, const std::vector<std::string>& svgs,
                    const std::string& anchor, const char* heading) {
   const Verdict& verdict = report.verdict;
-  out << "<section id=\"" << anchor << "\">\n<" << heading << ">" << number_of(report)
+  out << "<section id=\"" << anchor << "\">\n<" << heading << ">" << two_digits(report.number)
       << " &middot; " << escape(report.title) << "</" << heading << ">\n";
   out << "<p class=\"soft\">" << escape(report.source) << "</p>\n";
   out << "<p><span class=\"label\">The claim:</span> " << escape(report.claim) << "</p>\n";
   out << "<div class=\"verdict " << css_class(verdict.outcome) << "\"><div class=\"badge\">"
-      << name_of(verdict.outcome) << "</div>\n<p>" << escape(verdict.because)
+      << name_of(verdict.outcome) << "</div>\n<p><span class=\"label\">Because:</span> "
+      << escape(verdict.because)
       << "</p>\n<p class=\"soft\">The rule, written before the run: " << escape(verdict.rule)
       << "</p></div>\n";
   if (!report.paper.empty() || !report.ours.empty()) {
@@ -234,11 +224,11 @@ void write_overview(std::ostream& out, const std::vector<Report>& reports,
          "<th>Ours</th><th>Verdict</th></tr></thead>\n<tbody>\n";
   for (size_t i = 0; i < reports.size(); ++i) {
     const Report& r = reports[i];
-    out << "<tr><td><a href=\"#" << anchors[i] << "\">" << number_of(r) << " " << escape(r.title)
-        << "</a></td><td>" << escape(r.claim) << "</td><td data-label=\"Paper\">" << escape(r.paper)
-        << "</td><td data-label=\"Ours\">" << escape(r.ours) << "</td><td class=\""
-        << css_class(r.verdict.outcome) << "\"><span class=\"badge\">" << name_of(r.verdict.outcome)
-        << "</span></td></tr>\n";
+    out << "<tr><td><a href=\"#" << anchors[i] << "\">" << two_digits(r.number) << " "
+        << escape(r.title) << "</a></td><td>" << escape(r.claim) << "</td><td data-label=\"Paper\">"
+        << escape(r.paper) << "</td><td data-label=\"Ours\">" << escape(r.ours)
+        << "</td><td class=\"" << css_class(r.verdict.outcome) << "\"><span class=\"badge\">"
+        << name_of(r.verdict.outcome) << "</span></td></tr>\n";
   }
   out << "</tbody></table>\n";
 }
@@ -254,8 +244,8 @@ std::string page(const std::string& title, const std::string& body) {
 
 std::string to_html(const Report& report, const std::vector<std::string>& svgs) {
   std::ostringstream body;
-  write_section(body, report, svgs, "e" + number_of(report), "h1");
-  return page(number_of(report) + " " + report.title, body.str());
+  write_section(body, report, svgs, anchor_of(report), "h1");
+  return page(two_digits(report.number) + " " + report.title, body.str());
 }
 
 std::string to_joined_html(const std::vector<Report>& reports,
@@ -272,9 +262,9 @@ std::string to_joined_html(const std::vector<Report>& reports,
   body << ".</p>\n";
   std::vector<std::string> anchors;  // e03; e03-2 for a second run of the same experiment
   for (const Report& report : reports) {
-    std::string anchor = "e" + number_of(report);
+    std::string anchor = anchor_of(report);
     for (int again = 2; std::count(anchors.begin(), anchors.end(), anchor); ++again) {
-      anchor = "e" + number_of(report) + "-" + std::to_string(again);
+      anchor = anchor_of(report) + "-" + std::to_string(again);
     }
     anchors.push_back(anchor);
   }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "core/error.h"
@@ -226,7 +227,9 @@ double minimise(Parameters& p, std::span<const double> x, std::span<const double
 double TanhFit::operator()(double x) const { return a * std::tanh(b * x + c) + d; }
 
 // The search runs on standardised data, u = (x - mean) / sd and likewise y, from a grid of shapes
-// (steepness, centre) with the best a and d for each; the three best starts are refined.
+// (steepness, centre) with the best a and d for each. The three best starts are refined on some of
+// the points, and the best of these on all. The points are picked by the golden ratio: evenly
+// spread, and out of step with any period in the data (such as the channels of a token).
 TanhFit fit_tanh(std::span<const double> x, std::span<const double> y) {
   require_pairs(x, y, 4, "a tanh fit");
   require(!is_constant(x), "a tanh fit needs x values that vary, but all are ", x[0]);
@@ -237,11 +240,21 @@ TanhFit fit_tanh(std::span<const double> x, std::span<const double> y) {
   for (size_t i = 0; i < x.size(); ++i)
     u[i] = (x[i] - mean_x) / sd_x, v[i] = (y[i] - mean_y) / sd_y;
 
+  std::vector<double> some_u = u, some_v = v;
+  if (const size_t some = 4096; u.size() > some) {
+    for (size_t k = 0; k < some; ++k) {
+      const double golden = double(k) * std::numbers::phi;
+      const size_t i = size_t((golden - std::floor(golden)) * double(u.size()));
+      some_u[k] = u[i], some_v[k] = v[i];
+    }
+    some_u.resize(some), some_v.resize(some);
+  }
+
   std::vector<std::pair<double, Parameters>> starts;
   for (const double steepness : {0.03, 0.2, 0.7, 2.0, 6.0}) {
     for (const double centre : {-1.0, 0.0, 1.0}) {
-      const Parameters p = best_for_shape(steepness, -steepness * centre, u, v);
-      starts.emplace_back(squared_error(p, u, v), p);
+      const Parameters p = best_for_shape(steepness, -steepness * centre, some_u, some_v);
+      starts.emplace_back(squared_error(p, some_u, some_v), p);
     }
   }
   std::partial_sort(starts.begin(), starts.begin() + 3, starts.end());
@@ -249,9 +262,10 @@ TanhFit fit_tanh(std::span<const double> x, std::span<const double> y) {
   Parameters best{};
   for (int start = 0; start < 3; ++start) {
     Parameters p = starts[start].second;
-    const double reached = minimise(p, u, v);
+    const double reached = minimise(p, some_u, some_v);
     if (reached < error) error = reached, best = p;
   }
+  if (u.size() > some_u.size()) error = minimise(best, u, v);
   if (best[1] < 0) best[0] = -best[0], best[1] = -best[1], best[2] = -best[2];
   TanhFit fit;
   fit.a = best[0] * sd_y, fit.b = best[1] / sd_x;

@@ -94,7 +94,7 @@ Values draw_values(const OpCase& op, uint64_t seed, bool round_to_bf16) {
     values.parameters[p.name] = parameters.values(p);
     for (double& v : values.parameters[p.name]) v = round_to_bf16 ? round_bf16(v) : v;
   }
-  values.dy = draw(1 << 16, 1.0);
+  values.dy = draw(1 << 18, 1.0);
   return values;
 }
 

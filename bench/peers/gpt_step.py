@@ -1,7 +1,7 @@
 """A small GPT-2 in PyTorch eager: 6 layers of 192, 6 heads, 128 tokens, bytes (256 tokens).
 
-Batch 32, f32, AdamW, head tied to the token embedding, no dropout, GELU by its tanh approximation as
-in GPT-2; attention is F.scaled_dot_product_attention.
+Batch 32, f32, AdamW, head tied to the token embedding, no dropout, GELU by its tanh approximation
+as in GPT-2; attention is F.scaled_dot_product_attention.
 """
 
 from functools import partial

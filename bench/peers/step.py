@@ -1,7 +1,8 @@
 """A PyTorch eager training step, timed: what all *_step.py peers share.
 
-A fair peer is a good one: each script offers the ways in which its model can be run (memory layouts,
-say), and every optimizer is tried in all implementations PyTorch has; the fastest are measured.
+A fair peer is a good one: each script offers the ways in which its model can be run (memory
+layouts, say), and every optimizer is tried in all implementations PyTorch has; the fastest are
+measured.
 """
 
 import argparse
@@ -11,7 +12,11 @@ import time
 
 import torch
 
-OPTIMIZER_KINDS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+OPTIMIZER_KINDS = {
+    "loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 
 
 def training_step(model, optimizer, inputs, labels, loss):

@@ -40,7 +40,10 @@ TEST(Dyt, GradientsAgreeWithFiniteDifferences) {
 
 TEST(Dyt, AgreesWithPyTorch) {
   const std::string file = "layers.safetensors";
-  check_reference(dyt_case("dyt", Squash::tanh, {2, 7, 24}), file, "dyt");
+  for (const auto& [name, squash] : family) {
+    check_reference(dyt_case(name, squash, {5, 33}, squash == Squash::erf), file, name);
+  }
+  check_reference(dyt_case("dyt", Squash::tanh, {3, 192}), file, "dyt_wide");
 }
 
 TEST(DytKernels, AgreeWithTheCpuAtAwkwardShapes) {

@@ -146,7 +146,10 @@ def make_embeddings(f):
         y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride=weight.shape[-1])
         return y.flatten(2).transpose(1, 2)
 
-    for name, height, width, patch in [("patch_embedding", 8, 12, 4), ("patch_embedding_p3", 6, 3, 3)]:
+    for name, height, width, patch in [
+        ("patch_embedding", 8, 12, 4),
+        ("patch_embedding_p3", 6, 3, 3),
+    ]:
         f.seed(name)
         inputs = dict(
             x=f.normal(2, height, width, 3),
@@ -255,10 +258,12 @@ def make_schedule(f):
         ("schedule_no_warmup", 1e-3, 0.0, 0, 7),
     ]:
         values = [
-            lr * (s + 1) / warmup
-            if s < warmup
-            else lr_min
-            + (lr - lr_min) / 2 * (1 + math.cos(math.pi * (s - warmup) / (steps - warmup)))
+            (
+                lr * (s + 1) / warmup
+                if s < warmup
+                else lr_min
+                + (lr - lr_min) / 2 * (1 + math.cos(math.pi * (s - warmup) / (steps - warmup)))
+            )
             for s in range(steps)
         ]
         f.tensors[f"{name}/values"] = torch.tensor(values, dtype=torch.float64)

@@ -57,9 +57,7 @@ def make_batchnorm(f):
         new_mean, new_variance = mean.clone(), variance.clone()
 
         def batchnorm(x, weight, bias, eps, momentum):
-            y = F.batch_norm(
-                nchw(x), new_mean, new_variance, weight, bias, training, momentum, eps
-            )
+            y = F.batch_norm(nchw(x), new_mean, new_variance, weight, bias, training, momentum, eps)
             return nhwc(y)
 
         inputs = dict(
@@ -150,7 +148,9 @@ def make_embeddings(f):
     tokens = torch.tensor([[3, 0, 3, 10, 5], [3, 7, 7, 1, 0]])
     weight, position = f.normal(11, 6), f.normal(8, 6)  # more positions than tokens: unused rows
 
-    f.case("token_embedding", lambda tokens, weight: weight[tokens], dict(tokens=tokens, weight=weight))
+    f.case(
+        "token_embedding", lambda tokens, weight: weight[tokens], dict(tokens=tokens, weight=weight)
+    )
     f.case(
         "token_position_embedding",
         lambda tokens, weight, position: weight[tokens] + position[: tokens.shape[1]],
@@ -164,7 +164,7 @@ def make_embeddings(f):
 
 
 def rope(x, theta):
-    """x [B, T, heads, hd]: pairs (i, i + hd/2) rotated by t * theta^(-2i/hd), Hugging Face's LLaMA."""
+    """x [B, T, heads, hd]: pairs (i, i + hd/2) rotated by t * theta^(-2i/hd), as Hugging Face."""
     tokens, half = x.shape[1], x.shape[-1] // 2
     frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.arange(tokens, dtype=torch.float64)[:, None] * frequency
@@ -191,7 +191,7 @@ def make_attention(f):
     f.case("rope", rope, dict(x=f.normal(2, 9, 3, 16)), dict(theta=10000.0))
 
     def grouped_query(q, k, v):
-        """q [B, T, H, hd], k and v [B, T, KV, hd], y [B, T, H, hd]; head h reads kv head h / (H/KV)."""
+        """q, y [B, T, H, hd], k, v [B, T, KV, hd]; head h reads key/value head h / (H / KV)."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return y.transpose(1, 2)
@@ -210,7 +210,7 @@ def make_attention(f):
 
 
 def make_losses(f):
-    """tied_head: x [rows, C], weight [V, C] (the token embedding), labels [rows]; mean over rows."""
+    """x [rows, C], weight [V, C] (the token embedding), labels [rows]; loss: mean over rows."""
 
     def tied_head(x, weight, labels):
         return F.cross_entropy(x @ weight.T, labels)

@@ -1,8 +1,11 @@
 """vit_layernorm, vit_dyt, vit_class_token .safetensors: a tiny ViT, all of it.
 
 Each file holds every parameter under timm's name, `images` [N, 3, H, W], `labels` [N] int64,
-`logits` [N, classes], `loss` (mean over N) and grad.<parameter>; the sizes are in its metadata.
+`logits` [N, classes], `loss` (mean over N) and grad.<parameter>; the sizes are in the metadata
+entry `config`.
 """
+
+import json
 
 import torch
 
@@ -24,8 +27,8 @@ def make(name, norm, class_token):
     f.store("labels", labels)
     for key, value in loss_and_gradients(model, images, labels).items():
         f.store(key, value)
-    metadata = {key: str(value) for key, value in SIZES.items()}
-    f.save(f"{name}.safetensors", {**metadata, "norm": norm, "class_token": str(class_token)})
+    config = {**SIZES, "norm": norm, "class_token": class_token}
+    f.save(f"{name}.safetensors", metadata={"config": json.dumps(config)})
 
 
 def main():

@@ -53,14 +53,17 @@ def build_vit(norm, class_token=False, **options):
 
 
 def randomize(model, generator):
-    """Random values everywhere, away from the initial ones, so that no mistake hides behind a 0 or 1.
+    """Random values everywhere, so that no mistake hides behind an initial 0 or 1.
 
     Matrices keep their output's size near their input's, so that deep models stay comparable.
     """
+
     def normal(shape, scale, mean=0.0):
         return torch.randn(shape, generator=generator, dtype=torch.float64) * scale + mean
 
-    norms = {name for name, m in model.named_modules() if isinstance(m, (nn.LayerNorm, DynamicTanh))}
+    norms = {
+        name for name, m in model.named_modules() if isinstance(m, (nn.LayerNorm, DynamicTanh))
+    }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner, _, kind = name.rpartition(".")

@@ -1,0 +1,166 @@
+// Experiment 03: ViT, LayerNorm against Dynamic Tanh.
+//
+// THE CLAIM (DyT, Table 1). Replace every LayerNorm of a Vision Transformer by DyT and change
+// nothing else, neither the recipe nor a hyper-parameter: it trains as stably, and ends as
+// accurate or a little more so. ImageNet-1K top-1: ViT-B 82.3 / 82.5, ViT-L 83.1 / 83.6 (LN / DyT).
+//
+// WHAT WE MEASURE. Final test accuracy of a small ViT on small images, both arms with the same
+// seeds: same initial weights wherever the arms share a parameter, same order of the data, same
+// crops and flips. No hyper-parameter was searched for either arm; alpha0 is the paper's 0.5.
+//
+// THE ARMS. LN: LayerNorm, epsilon 1e-6, at all norm sites (two per block, one before the head).
+// DyT: the same with gamma * tanh(alpha x) + beta, alpha0 = 0.5.
+//
+// THE RULE. The paper's differences are a few tenths of a point, which three seeds of a small model
+// can't resolve; "as good as" can be judged with a margin. We take 1.0 point of accuracy:
+// see `rule` below. It was settled before the first run.
+#include "experiments/classifier_study.h"
+#include "models/vit.h"
+
+namespace dyt {
+namespace {
+
+constexpr double margin = 0.01, widest = 0.03;
+constexpr const char* rule =
+    "d is the mean over seeds of DyT's accuracy minus LN's. REPRODUCED if d is at least -1.0 point "
+    "and its 95 % interval is within ±3 points. NOT REPRODUCED if the whole interval lies below "
+    "-1.0 point. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
+
+struct Setting {
+  ViTConfig model;
+  TrainOptions train;
+  size_t train_images, test_images;  // 0: all there are
+  int seeds;
+};
+
+Setting setting_of(Size size) {
+  TrainOptions train{.batch = 100, .lr = 1e-3, .lr_floor = 1e-5};
+  train.adamw.weight_decay = 0.05f;
+  train.adamw.max_norm = 1;
+  switch (size) {
+    case Size::smoke:
+      train.batch = 32;
+      train.steps = 12;
+      train.warmup = 3;
+      train.evaluate_every = 6;
+      return {{.width = 32, .depth = 2, .heads = 2}, train, 320, 100, 2};
+    case Size::small:
+      train.steps = 500;
+      train.warmup = 50;
+      train.evaluate_every = 100;
+      return {vit_preset("vit_micro"), train, 10000, 2000, 3};
+    case Size::full:
+      train.batch = 256;
+      train.steps = 20000;
+      train.warmup = 1000;
+      train.evaluate_every = 1000;
+      train.label_smoothing = 0.1f;
+      ViTConfig model = vit_preset("vit_ti4");
+      model.drop_path = 0.1f;
+      return {model, train, 0, 0, 5};
+  }
+  fail("unknown size");
+}
+
+Verdict judge(const std::vector<double>& layernorm, const std::vector<double>& dyt) {
+  Verdict verdict{.rule = rule};
+  if (layernorm.size() < 2) {
+    verdict.because = "one seed gives no interval";
+    return verdict;
+  }
+  const MeanInterval d = paired_difference_interval(dyt, layernorm);
+  if (d.high < -margin) {
+    verdict.outcome = Outcome::not_reproduced;
+  } else if (d.mean >= -margin && d.half_width() <= widest) {
+    verdict.outcome = Outcome::reproduced;
+  }
+  verdict.because = "d = " + signed_fixed(100 * d.mean) + " points, 95 % interval [" +
+                    signed_fixed(100 * d.low) + ", " + signed_fixed(100 * d.high) + "], " +
+                    std::to_string(d.n) + " seeds";
+  return verdict;
+}
+
+}  // namespace
+
+Report run_03_vit(const Options& options) {
+  const Device device = parse_device(options.device);
+  Setting setting = setting_of(options.size);
+  if (options.seeds > 0) setting.seeds = options.seeds;
+  const ImageSplits data = load_images(options.data, setting.train_images, setting.test_images);
+  setting.model.image_size = data.train.height;
+  setting.model.classes = data.train.classes();
+
+  const auto arm = [&](const char* name, NormSpec norm) {
+    ViTConfig config = setting.model;
+    config.norm = norm;
+    return Arm{name, [config](Parameters& parameters) -> Forward {
+                 return [model = ViT(config, parameters)](Tape& tape, const Tensor& images) {
+                   return model.forward(tape, images);
+                 };
+               }};
+  };
+  const std::vector<Arm> arms = {
+      arm("LN", {.kind = NormKind::layernorm}),
+      arm("DyT", {.kind = NormKind::dyt, .alpha0 = 0.5f}),
+  };
+  const std::vector<ClassifierRun> runs =
+      run_classifiers("03", arms, setting.seeds, data, setting.train, device);
+  const std::vector<double> layernorm = final_accuracies(runs, "LN", data.train.classes());
+  const std::vector<double> dyt = final_accuracies(runs, "DyT", data.train.classes());
+
+  Report report;
+  report.verdict = judge(layernorm, dyt);
+  report.paper = "ViT-B 82.3 % (LN), 82.5 % (DyT)";
+  report.ours = percent_plus_minus(layernorm) + " (LN), " + percent_plus_minus(dyt) + " (DyT)";
+  report.curves = curves_of(runs);
+  report.tables.push_back(
+      {.title = "Top-1 accuracy",
+       .header = {"model and data", "LN", "DyT", "DyT - LN (points)"},
+       .rows = {{"ours: ViT " + std::to_string(setting.model.width) + " x " +
+                     std::to_string(setting.model.depth) + ", " + data.train.name,
+                 percent_plus_minus(layernorm), percent_plus_minus(dyt),
+                 signed_fixed(100 * (mean(dyt) - mean(layernorm)))},
+                {"paper: ViT-B, ImageNet-1K", "82.3 %", "82.5 %", "+0.2"},
+                {"paper: ViT-L, ImageNet-1K", "83.1 %", "83.6 %", "+0.5"}},
+       .note = "Ours: mean ± standard deviation over " + std::to_string(setting.seeds) + " seeds."});
+  report.tables.push_back(table_of_seeds(runs, arms));
+  Plot accuracy = plot_of_curves(report.curves, "test accuracy (%)");
+  accuracy.name = "accuracy";
+  accuracy.title = "Test accuracy while training: LN and DyT";
+  accuracy.x_label = "training step (batches of " + std::to_string(setting.train.batch) + ")";
+  accuracy.y_label = "test accuracy (%)";
+  accuracy.caption = "Mean over the seeds; the band reaches from the lowest to the highest.";
+  Plot loss = plot_of_curves(report.curves, "train loss");
+  loss.name = "loss";
+  loss.title = "Training loss: LN and DyT";
+  loss.x_label = accuracy.x_label;
+  loss.y_label = "cross-entropy (nats)";
+  loss.caption = "Mean since the last point, over batches with random crops and flips.";
+  report.plots = {accuracy, loss};
+
+  const TrainOptions& t = setting.train;
+  double seconds = 0, images = 0;
+  for (const ClassifierRun& run : runs) {
+    seconds += run.result.seconds;
+    images += double(run.result.images);
+  }
+  report.settings = {
+      {"model", "ViT, width " + std::to_string(setting.model.width) + ", depth " +
+                    std::to_string(setting.model.depth) + ", " +
+                    std::to_string(setting.model.heads) + " heads, patch " +
+                    std::to_string(setting.model.patch_size) + ", mean pooling"},
+      {"parameters", std::to_string(runs[0].parameters) + " (LN), " +
+                         std::to_string(runs[1].parameters) + " (DyT)"},
+      {"data", data.train.name + ": " + std::to_string(data.train.size()) + " train, " +
+                   std::to_string(data.test.size()) + " test; random crop and flip"},
+      {"optimizer", "AdamW (0.9, 0.999), lr " + std::to_string(t.lr) + ", cosine, " +
+                        std::to_string(t.warmup) + " warm-up steps, weight decay 0.05, clip 1"},
+      {"steps", std::to_string(t.steps) + " of " + std::to_string(t.batch) + " images"},
+      {"seeds", std::to_string(setting.seeds)},
+      {"size", name_of(options.size)},
+      {"number type", name_of(default_dtype(device))},
+      {"images per second", fixed(images / seconds, 0) + " (training and evaluation)"}};
+  return report;
+}
+
+}  // namespace dyt

@@ -1,0 +1,127 @@
+// The residual connection, and stochastic depth: "Deep Networks with Stochastic Depth" (arXiv
+// 1603.09382), per sample and with the survivors scaled up, as timm's DropPath does it.
+//
+// (1) The mathematics. x, f, y (B, ...); drop in [0, 1), and u(b) uniform in [0, 1):
+//
+//       keep(b) = 1 if u(b) >= drop, else 0         y = x + f keep(b) / (1 - drop)
+//
+//     The expectation of y is x + f, so nothing has to be scaled when the model is used. Backward:
+//
+//       df = dy keep(b) / (1 - drop)                dx = dy
+//
+//     u(b) is a pure function of (seed, step, op, b), see core/philox.h: it is drawn again where it
+//     is needed, nothing is stored, and every device drops the same samples. With df = 0 + dy ...,
+//     the backward pass is the forward function with other arguments.
+#include "core/dispatch.h"
+#include "core/gradient.h"
+#include "core/kernel.h"
+#include "layers/layers.h"
+
+namespace dyt {
+namespace {
+
+// Which samples keep f, and how much the kept ones are scaled up.
+struct DropPath {
+  RandomStream random;
+  float drop = 0;
+  HOST_DEVICE bool keeps(int64_t b) const {
+    return drop == 0 || random.uniform(uint64_t(b)) >= drop;
+  }
+  template <class A>
+  HOST_DEVICE A scale() const {
+    return 1 / (1 - A(drop));
+  }
+};
+
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
+
+// y = x + f keep(b) / (1 - drop) on B samples of n elements. x may be null (zeros), or y itself.
+template <class T>
+void residual_cpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
+  const T scale = path.scale<T>();
+  const int64_t piece = 4096, pieces = (n + piece - 1) / piece;
+#pragma omp parallel for collapse(2)
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t p = 0; p < pieces; ++p) {
+      const bool kept = path.keeps(b);  // if not, f is not looked at
+      const int64_t begin = b * n + p * piece, end = b * n + std::min(n, (p + 1) * piece);
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) {
+        y[i] = (x ? x[i] : T(0)) + (kept ? f[i] * scale : T(0));
+      }
+    }
+  }
+}
+
+// (3) The kernel
+// -----------------------------------------------------------------------------------
+
+// One thread per pack of V consecutive elements of a sample. Reads x and f and writes y, 6 bytes
+// per element in bf16, but doesn't read f where it is dropped.
+template <int V, class T>
+__global__ void residual_kernel(T* y, const T* x, const T* f, DropPath path, unsigned packs,
+                                unsigned packs_per_sample) {
+  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
+  if (p >= packs) return;
+  const bool kept = path.keeps(p / packs_per_sample);
+  const float scale = path.scale<float>();
+  Pack<T, V> out, more;
+  if (x) out = load<V>(x + size_t(p) * V);
+  if (kept) more = load<V>(f + size_t(p) * V);
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    out.v[i] = T((x ? float(out.v[i]) : 0.0f) + (kept ? float(more.v[i]) * scale : 0.0f));
+  }
+  store<V>(y + size_t(p) * V, out);
+}
+
+template <class T>
+void residual_gpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
+  constexpr int full = 16 / sizeof(T);
+  const int V = vector_width<T>(n);
+  const int64_t packs = B * n / V;
+  require(packs < (int64_t(1) << 32) - 256, "residual_add: ", packs,
+          " packs are more than a kernel can count");
+  launch(V == full ? residual_kernel<full, T> : residual_kernel<1, T>, blocks_for(packs, 256), 256)(
+      y, x, f, path, unsigned(packs), unsigned(n / V));
+}
+
+template <class T>
+void residual(const Tape& tape, T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
+  if constexpr (cpu_computes<T>) {
+    if (tape.on_cpu()) return residual_cpu(y, x, f, path, B, n);
+  }
+  if constexpr (gpu_computes<T>) residual_gpu(y, x, f, path, B, n);
+}
+
+}  // namespace
+
+// (4) The op
+// ---------------------------------------------------------------------------------------
+
+Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
+  require(x.shape == f.shape, "residual_add: x ", x.shape.text(), " and f ", f.shape.text(),
+          " differ in shape");
+  require(drop >= 0 && drop < 1, "residual_add: drop is a probability in [0, 1), not ", drop);
+  const int64_t B = x.shape[0], n = x.size() / B;
+  DropPath path;
+  if (tape.training && drop > 0) path = {tape.random(), drop};
+  const Tensor y = tape.empty(x.shape, x.dtype);
+  on_either(tape, x.dtype, [&](auto t) {
+    using T = decltype(t);
+    residual(tape, y.as<T>(), x.as<T>(), f.as<T>(), path, B, n);
+  });
+  tape.record(y, [=, &tape] {
+    on_either(tape, x.dtype, [&](auto t) {
+      using T = decltype(t);
+      const auto df = tape.gradient<T>(f);
+      const T* zero_or_df = df.add ? df.data : nullptr;
+      if (df) residual(tape, df.data, zero_or_df, tape.gradient_of_output<T>(y), path, B, n);
+    });
+    add_gradient(tape, y, x);  // last: it may hand dy's memory to x
+  });
+  return y;
+}
+
+}  // namespace dyt

@@ -1,0 +1,208 @@
+// The command line as a person uses it: every test starts ./dyt (the environment variable DYT_BINARY
+// names it) and looks at what it prints, where, and its exit status.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace dyt::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Ran {
+  int status;
+  std::string out, error;
+};
+
+std::string slurp(const fs::path& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class Cli : public testing::Test {
+ protected:
+  void SetUp() override {
+    const char* given = std::getenv("DYT_BINARY");
+    binary_ = fs::absolute(given ? given : "./dyt");
+    if (!fs::exists(binary_)) GTEST_SKIP() << "no " << binary_ << "; set DYT_BINARY";
+    char name[] = "/tmp/dyt_cli_XXXXXX";
+    folder_ = mkdtemp(name);
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+  // Runs `dyt arguments` in the test's own empty folder.
+  Ran dyt(const std::string& arguments) {
+    const std::string command = "cd " + folder_.string() + " && " + binary_.string() + " " +
+                                arguments + " > stdout.txt 2> stderr.txt < /dev/null";
+    const int status = std::system(command.c_str());
+    Ran ran{WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(folder_ / "stdout.txt"),
+            slurp(folder_ / "stderr.txt")};
+    fs::remove(folder_ / "stdout.txt");
+    fs::remove(folder_ / "stderr.txt");
+    return ran;
+  }
+  // Fails with this status, says one line that contains `words`, and leaves nothing behind.
+  void expect_refusal(const std::string& arguments, int status, const std::string& words) {
+    const Ran ran = dyt(arguments);
+    EXPECT_EQ(ran.status, status) << arguments << "\n" << ran.error;
+    EXPECT_NE(ran.error.find(words), std::string::npos) << arguments << ": " << ran.error;
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << arguments << ": " << ran.error;
+    EXPECT_EQ(ran.out, "") << arguments;
+    for (const auto& left : fs::directory_iterator(folder_)) {
+      EXPECT_TRUE(kept_.count(left.path().filename().string())) << arguments << " left " << left;
+    }
+  }
+
+  fs::path binary_, folder_;
+  std::set<std::string> kept_;
+};
+
+TEST_F(Cli, ListNamesExperimentsDoneAndPlanned) {
+  const Ran ran = dyt("list");
+  EXPECT_EQ(ran.status, 0);
+  EXPECT_NE(ran.out.find("03  ViT: LN vs DyT"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("planned"), std::string::npos);
+}
+
+TEST_F(Cli, InfoNamesDevicesAndLibraries) {
+  const Ran ran = dyt("info");
+  EXPECT_EQ(ran.status, 0);
+  for (const char* word : {"commit", "cpu ", "cuda", "emulated", "products"}) {
+    EXPECT_NE(ran.out.find(word), std::string::npos) << word << " in " << ran.out;
+  }
+}
+
+TEST_F(Cli, HelpIsNoError) {
+  EXPECT_EQ(dyt("--help").status, 0);
+  EXPECT_EQ(dyt("train --help").status, 0);
+}
+
+TEST_F(Cli, RefusesBadUsageWithStatus2) {
+  expect_refusal("", 2, "subcommand");
+  expect_refusal("frobnicate", 2, "frobnicate");
+  expect_refusal("run", 2, "NUMBER");
+  expect_refusal("run 03 --device tpu", 2, "tpu");
+  expect_refusal("run 03 --size huge", 2, "huge");
+  expect_refusal("run 03 --seeds 0", 2, "--seeds");
+  expect_refusal("run 03 --seeds -1", 2, "--seeds");
+  expect_refusal("train vit --norm batchnormish", 2, "batchnormish");
+  expect_refusal("train vit --width 0", 2, "--width");
+  expect_refusal("train vit --batch -5", 2, "--batch");
+  expect_refusal("train vit --lr abc", 2, "abc");
+  expect_refusal("train vit --alpha0 -1", 2, "--alpha0");
+}
+
+TEST_F(Cli, RefusesWhatIsNotThereWithStatus1) {
+  expect_refusal("run 99", 1, "99");
+  expect_refusal("run banana", 1, "banana");
+  expect_refusal("run 06", 1, "planned");
+  expect_refusal("train resnet9000", 1, "resnet9000");
+  expect_refusal("run 03 --data mnist:x", 1, "mnist");
+  expect_refusal("train vit --data cifar10:/nowhere", 1, "/nowhere");
+  expect_refusal("train vit --width 100 --heads 3", 1, "heads (3) must divide the width (100)");
+  expect_refusal("train vit --patch 5", 1, "patch size (5) must divide the image size (32)");
+  expect_refusal("train vit --train-images 10 --batch 20", 1, "a batch of 20");
+}
+
+TEST_F(Cli, RefusesDevicesThatAreNotThere) {
+  const std::string info = dyt("info").out;
+  if (info.find("cuda       not available") != std::string::npos) {
+    expect_refusal("run 03 --device cuda", 1, "device cuda is not available");
+  }
+  if (info.find("emulated   not available") != std::string::npos) {
+    expect_refusal("run 03 --device emulated", 1, "device emulated is not available");
+  }
+}
+
+TEST_F(Cli, RefusesAnOutputFolderThatCannotBeWritten) {
+  std::ofstream(folder_ / "file") << "not a folder";
+  kept_ = {"file"};
+  expect_refusal("run 03 --size smoke --out file/out", 1, "file/out");
+  expect_refusal("train vit --out file", 1, "file");
+  expect_refusal("run 01 --size smoke --out /proc/nothing", 1, "/proc/nothing");
+}
+
+// A whole CIFAR-10 record is a label and 3072 bytes of pixels.
+void write_cifar(const fs::path& folder, size_t train_bytes, uint8_t label) {
+  fs::create_directories(folder);
+  std::string data;
+  while (data.size() < train_bytes) data += std::string(1, char(label)) + std::string(3072, 'x');
+  data.resize(train_bytes);
+  std::ofstream(folder / "data_batch_1.bin", std::ios::binary) << data;
+  std::ofstream(folder / "test_batch.bin", std::ios::binary)
+      << std::string(1, '\1') + std::string(3072, 'y');
+}
+
+TEST_F(Cli, RefusesBadCifarFiles) {
+  kept_ = {"truncated", "mislabelled", "empty", "missing"};
+  write_cifar(folder_ / "truncated", 3073 * 3 - 100, 1);
+  expect_refusal("train vit --data cifar10:truncated", 1, "data_batch_1.bin");
+  write_cifar(folder_ / "mislabelled", 3073 * 3, 12);
+  expect_refusal("train vit --data cifar10:mislabelled", 1, "12");
+  write_cifar(folder_ / "empty", 0, 0);
+  expect_refusal("train vit --data cifar10:empty", 1, "data_batch_1.bin");
+  fs::create_directories(folder_ / "missing");
+  expect_refusal("train vit --data cifar10:missing", 1, "data_batch_1.bin");
+}
+
+TEST_F(Cli, RunWritesTheWholeReport) {
+  const Ran ran = dyt("run 03 --size smoke --device cpu --out results");
+  ASSERT_EQ(ran.status, 0) << ran.error;
+  EXPECT_NE(ran.out.find("REPRODUCED") != std::string::npos ||
+                ran.out.find("INCONCLUSIVE") != std::string::npos, false) << ran.out;
+  const fs::path folder = folder_ / "results" / "03";
+  const auto results = nlohmann::json::parse(slurp(folder / "results.json"));
+  EXPECT_FALSE(results.empty());
+  const std::string curves = slurp(folder / "curves.csv");
+  // 2 arms x 2 seeds x 2 evaluations x 3 metrics, and a heading.
+  EXPECT_EQ(std::count(curves.begin(), curves.end(), '\n'), 2 * 2 * 2 * 3 + 1) << curves;
+  const std::string page = slurp(folder / "report.html");
+  for (const char* word : {"DyT", "82.3", "seed", "commit"}) {
+    EXPECT_NE(page.find(word), std::string::npos) << word;
+  }
+  for (const char* outside : {"src=\"http", "href=\"http", "<script"}) {
+    EXPECT_EQ(page.find(outside), std::string::npos) << outside;
+  }
+  if (std::system("command -v gnuplot > /dev/null") == 0) {
+    EXPECT_NE(page.find("<svg"), std::string::npos);
+    EXPECT_TRUE(fs::exists(folder / "accuracy.svg"));
+  }
+}
+
+// The same seed gives the same numbers, to the last digit that is printed.
+TEST_F(Cli, RunsCanBeRepeated) {
+  ASSERT_EQ(dyt("run 03 --size smoke --device cpu --out a").status, 0);
+  ASSERT_EQ(dyt("run 03 --size smoke --device cpu --out b").status, 0);
+  const std::string a = slurp(folder_ / "a/03/curves.csv"), b = slurp(folder_ / "b/03/curves.csv");
+  EXPECT_GT(a.size(), 100u);
+  EXPECT_EQ(a, b);
+}
+
+// What an experiment reports is what `dyt train` gives.
+TEST_F(Cli, TrainWritesMetricsAsJsonLines) {
+  const Ran ran = dyt("train vit --width 32 --depth 1 --heads 2 --train-images 200 --test-images 50"
+                      " --batch 20 --epochs 2 --norm dyt --device cpu --out log");
+  ASSERT_EQ(ran.status, 0) << ran.error;
+  std::istringstream lines(slurp(folder_ / "log/metrics.jsonl"));
+  int n = 0;
+  for (std::string line; std::getline(lines, line); ++n) {
+    const auto record = nlohmann::json::parse(line);
+    EXPECT_EQ(record["step"], 10 * (n + 1));
+    EXPECT_GT(record["train_loss"], 0);
+    EXPECT_LE(record["test_accuracy"], 1);
+  }
+  EXPECT_EQ(n, 2);
+}
+
+}  // namespace
+}  // namespace dyt::test

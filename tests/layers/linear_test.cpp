@@ -1,0 +1,93 @@
+#include <gtest/gtest.h>
+
+#include "layers/layers.h"
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+enum class Kind { plain, no_bias, residual, gelu_erf, gelu_tanh };
+
+OpCase linear_case(Kind kind, Shape input, int64_t outputs) {
+  Shape output = input;
+  output[-1] = outputs;
+  return {.name = "linear " + std::to_string(int(kind)) + " " + input.text() + " to " +
+                  std::to_string(outputs),
+          .inputs = kind == Kind::residual ? std::vector<Shape>{input, output}
+                                           : std::vector<Shape>{input},
+          .declare =
+              [=](Parameters& p) {
+                p.add("weight", {outputs, input[-1]}, Init::gaussian(0.3));
+                if (kind != Kind::no_bias) p.add("bias", {outputs}, Init::gaussian(0.5));
+              },
+          .run =
+              [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+                const Parameter& weight = p.find("weight");
+                if (kind == Kind::no_bias) return linear(tape, x[0], weight, nullptr);
+                const Parameter& bias = p.find("bias");
+                if (kind == Kind::plain) return linear(tape, x[0], weight, &bias);
+                if (kind == Kind::residual) return linear(tape, x[0], weight, &bias, &x[1]);
+                return linear_gelu(tape, x[0], weight, bias,
+                                   kind == Kind::gelu_erf ? Gelu::erf : Gelu::tanh);
+              }};
+}
+
+constexpr Kind kinds[] = {Kind::plain, Kind::no_bias, Kind::residual, Kind::gelu_erf,
+                          Kind::gelu_tanh};
+
+TEST(Linear, GradientsAgreeWithFiniteDifferences) {
+  for (Kind kind : kinds) check_gradients(linear_case(kind, {2, 5, 7}, 9));
+}
+
+TEST(Linear, AgreesWithPyTorch) {
+  const std::string file = "layers.safetensors";
+  check_reference(linear_case(Kind::plain, {5, 7}, 9), file, "linear");
+  check_reference(linear_case(Kind::plain, {33, 24}, 40), file, "linear_big");
+  check_reference(linear_case(Kind::no_bias, {4, 16}, 6), file, "linear_no_bias");
+  check_reference(linear_case(Kind::residual, {6, 10}, 13), file, "linear_residual",
+                  {"x", "residual"});
+  check_reference(linear_case(Kind::gelu_erf, {7, 12}, 17), file, "linear_gelu");
+  check_reference(linear_case(Kind::gelu_tanh, {7, 12}, 17), file, "linear_gelu_tanh");
+}
+
+TEST(LinearKernels, AgreeWithTheCpuAtAwkwardShapes) {
+  SKIP_WITHOUT_KERNELS();
+  for (Kind kind : kinds) {
+    check_kernels(linear_case(kind, {1, 1, 8}, 8));
+    check_kernels(linear_case(kind, {3, 7, 33}, 17));
+    check_kernels(linear_case(kind, {2, 197, 16}, 264));
+  }
+}
+
+// x is used by two layers: its gradient is the sum. The residual is x itself.
+TEST(Linear, GradientsOfASharedInputAddUp) {
+  check_gradients({.name = "two layers on one input",
+                   .inputs = {{3, 6}},
+                   .declare =
+                       [](Parameters& p) {
+                         p.add("first", {6, 6}, Init::gaussian(0.5));
+                         p.add("second", {6, 6}, Init::gaussian(0.5));
+                       },
+                   .run =
+                       [](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+                         const Tensor y = linear(tape, x[0], p.find("first"), nullptr, &x[0]);
+                         return linear(tape, x[0], p.find("second"), nullptr, &y);
+                       }});
+}
+
+TEST(Linear, RefusesAWeightForAnotherWidth) {
+  Parameters p;
+  Parameter& weight = p.add("fc.weight", {4, 6}, Init::ones());
+  p.allocate(Device::cpu, DType::f32, 0);
+  Tape tape(Device::cpu, DType::f32);
+  try {
+    linear(tape, tape.empty({2, 5}), weight, nullptr);
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("fc.weight (4, 6) does not take 5 channels"),
+              std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace dyt::test

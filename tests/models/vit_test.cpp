@@ -1,0 +1,160 @@
+#include "models/vit.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <set>
+
+#include "core/safetensors.h"
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+// The tiny timm model of tests/reference/make_vit.py.
+ViTConfig tiny(NormKind norm, bool class_token) {
+  return {.image_size = 16, .patch_size = 4, .classes = 10, .width = 32, .depth = 2, .heads = 2,
+          .class_token = class_token, .pool = class_token ? Pool::class_token : Pool::mean,
+          .norm = {.kind = norm}};
+}
+
+// timm's (N, 3, H, W) to ours (N, H, W, 3)
+std::vector<float> channels_last(const std::vector<float>& x, int64_t N, int64_t S) {
+  std::vector<float> y(x.size());
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t c = 0; c < 3; ++c)
+      for (int64_t i = 0; i < S * S; ++i)
+        y[size_t((n * S * S + i) * 3 + c)] = x[size_t((n * 3 + c) * S * S + i)];
+  return y;
+}
+
+struct Results {
+  std::vector<double> logits;
+  double loss;
+  std::map<std::string, std::vector<double>> gradients;
+};
+
+Results run(const TensorFile& file, const ViTConfig& config, Device device, DType dtype) {
+  Parameters p;
+  const ViT model(config, p);
+  p.allocate(device, dtype, 1);
+  for (const Parameter& parameter : p.all()) {
+    p.set_values(parameter, file.doubles(parameter.name));
+  }
+  const std::vector<int64_t> shape = file.at("images").shape;
+  const std::vector<float> images = channels_last(file.floats("images"), shape[0], shape[2]);
+  const std::vector<int64_t> wide = file.integers("labels");
+  const std::vector<int32_t> labels(wide.begin(), wide.end());
+  Tape tape(device, dtype);
+  tape.begin(0);
+  const Tensor logits = model.forward(
+      tape, tape.upload({shape[0], shape[2], shape[3], 3}, DType::f32, images.data()));
+  const Tensor loss =
+      cross_entropy(tape, logits, tape.upload({shape[0]}, DType::i32, labels.data()));
+  tape.backward(loss);
+  Results results{to_host(tape, logits), to_host(tape, loss)[0], {}};
+  for (const Parameter& parameter : p.all()) {
+    results.gradients[parameter.name] = p.gradient(parameter);
+  }
+  return results;
+}
+
+struct Fixture {
+  const char* file;
+  ViTConfig config;
+};
+const std::vector<Fixture> fixtures = {
+    {"vit_layernorm.safetensors", tiny(NormKind::layernorm, false)},
+    {"vit_dyt.safetensors", tiny(NormKind::dyt, false)},
+    {"vit_class_token.safetensors", tiny(NormKind::layernorm, true)}};
+
+void check_against_timm(Device device, DType dtype, double tolerance) {
+  for (const Fixture& fixture : fixtures) {
+    SCOPED_TRACE(fixture.file);
+    const TensorFile file = read_safetensors(reference_folder() + "/" + fixture.file);
+    const Results results = run(file, fixture.config, device, dtype);
+    expect_close(results.logits, file.doubles("logits"), tolerance, "logits");
+    EXPECT_NEAR(results.loss, file.doubles("loss")[0], tolerance * 10);
+    for (const auto& [name, gradient] : results.gradients) {
+      expect_close(gradient, file.doubles("grad." + name), 5 * tolerance, name);
+    }
+  }
+}
+
+TEST(ViT, LogitsLossAndEveryGradientAgreeWithTimm) {
+  check_against_timm(Device::cpu, DType::f32, 2e-6);
+}
+
+TEST(ViTKernels, LogitsLossAndEveryGradientAgreeWithTimm) {
+  SKIP_WITHOUT_KERNELS();
+  check_against_timm(kernel_device, DType::f32, 2e-6);
+  check_against_timm(kernel_device, DType::bf16, 2e-2);
+}
+
+// Every parameter of the timm model is one of ours, by name, and the other way round.
+TEST(ViT, HasTimmsParameterNames) {
+  for (const Fixture& fixture : fixtures) {
+    const TensorFile file = read_safetensors(reference_folder() + "/" + fixture.file);
+    std::set<std::string> theirs, ours;
+    for (const auto& [name, tensor] : file.tensors) {
+      if (name.rfind("grad.", 0) == 0) theirs.insert(name.substr(5));
+    }
+    Parameters p;
+    const ViT model(fixture.config, p);
+    for (const Parameter& parameter : p.all()) ours.insert(parameter.name);
+    EXPECT_EQ(ours, theirs) << fixture.file;
+  }
+}
+
+// Counts of timm's models with 1000 classes: vit_base_patch16_224, vit_large_patch16_224 (with
+// class-token pooling, whose norm has as many numbers as fc_norm), vit_tiny, vit_small.
+TEST(ViT, PresetsHaveTheirKnownSizes) {
+  const std::pair<const char*, int64_t> known[] = {{"vit_b16", 86567656}, {"vit_l16", 304326632},
+                                                   {"vit_ti16", 5717416}, {"vit_s16", 22050664}};
+  for (const auto& [name, count] : known) {
+    Parameters p;
+    const ViT model(vit_preset(name), p);
+    EXPECT_EQ(p.count(), count) << name;
+  }
+}
+
+// A gradient check of the whole model in f64, in each placement and with drop path.
+TEST(ViT, GradientsAgreeWithFiniteDifferences) {
+  for (Placement placement : {Placement::pre, Placement::post}) {
+    for (NormKind norm : {NormKind::layernorm, NormKind::dyt, NormKind::none}) {
+      ViTConfig config = tiny(norm, false);
+      config.image_size = 8;
+      config.drop_path = 0.5f;
+      config.norm.placement = placement;
+      const auto model = std::make_shared<std::unique_ptr<ViT>>();
+      const OpCase op{.name = std::string("vit ") + name_of(norm) + " " + name_of(placement),
+                      .inputs = {{3, 8, 8, 3}},
+                      .declare = [=](Parameters& p) { *model = std::make_unique<ViT>(config, p); },
+                      .run = [=](Tape& tape, const std::vector<Tensor>& x,
+                                 Parameters&) { return (*model)->forward(tape, x[0]); }};
+      check_gradients(op);
+    }
+  }
+}
+
+TEST(ViT, RefusesImpossibleConfigurations) {
+  const auto message = [](const ViTConfig& config) -> std::string {
+    Parameters p;
+    try {
+      const ViT model(config, p);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_NE(message({.width = 100, .heads = 3}).find("heads (3) must divide the width (100)"),
+            std::string::npos);
+  EXPECT_NE(message({.width = 0}).find("positive width (0)"), std::string::npos);
+  EXPECT_NE(message({.depth = -1}).find("depth (-1)"), std::string::npos);
+  EXPECT_NE(message({.image_size = 30}).find("patch size (4) must divide the image size (30)"),
+            std::string::npos);
+  EXPECT_THROW(vit_preset("vit_huge"), Error);
+}
+
+}  // namespace
+}  // namespace dyt::test

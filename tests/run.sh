@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds and runs all tests; `make test` calls it. Two programs:
+#   dyt_tests     everything, optimised, with nvcc where there is one (for one architecture: a kernel
+#                 that does not compile fails here although no GPU may be there to run it)
+#   kernel_tests  core, layers, models and training again, with the kernels emulated and everything
+#                 under AddressSanitizer
+# Closes with a line "N passed, N failed, N skipped"; exits 1 if any failed.
+set -u
+cd "$(dirname "$0")/.."
+jobs=$(nproc)
+make=(make --no-print-directory -s -j"$jobs")
+
+if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  settings=(ARCH=90) folder=build/cuda-90
+else
+  settings=(CUDA=0) folder=build/emulated
+fi
+echo "Building with ${settings[*]} ..."
+"${make[@]}" "${settings[@]}" "$folder/dyt" "$folder/dyt_tests" || exit 1
+echo "Building with CUDA=0 SANITIZE=address ..."
+"${make[@]}" CUDA=0 SANITIZE=address build/emulated-address/kernel_tests || exit 1
+
+# Tests of kernels run where kernels do: on the GPU if there is one, and emulated in any case.
+filter='-*Kernels*'
+if "$folder/dyt" info | grep -q '^cuda  *[^n]'; then filter='*'; fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0 failed=0 skipped=0
+run() {
+  "$@" > "$log" 2>&1
+  local code=$? p f s
+  p=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log")
+  f=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log")
+  s=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' "$log")
+  if [ $code -ne 0 ] && [ -z "$f" ]; then  # it died before it could count
+    f=1
+    tail -40 "$log"
+  fi
+  grep -v -E '^\[( RUN  |      OK|---|===)|^$|^Running main|^Note: ' "$log" |
+    grep -v -E '^\[  (PASSED|SKIPPED|FAILED)  ?\] [0-9]+ test'
+  passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0})) skipped=$((skipped + ${s:-0}))
+}
+echo "Running $folder/dyt_tests ..."
+DYT_BINARY="$PWD/$folder/dyt" run "$folder/dyt_tests" --gtest_filter="$filter"
+echo "Running build/emulated-address/kernel_tests ..."
+ASAN_OPTIONS=detect_leaks=0 run build/emulated-address/kernel_tests
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,158 @@
+// (1) The mathematics, with g the gradient after clipping, t the step, lr its learning rate, and
+//     decay = weight_decay for matrices and 0 for vectors and scalars (algorithm 2 of 1711.05101, in
+//     the order of operations of PyTorch, which multiplies the decay by lr):
+//
+//       g <- g * min(1, max_norm / (|g| + 1e-6))         |g| over all parameters together
+//       w <- w - lr decay w
+//       m <- beta1 m + (1 - beta1) g         v <- beta2 v + (1 - beta2) g^2
+//       w <- w - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + epsilon)
+//
+//     All of it is one pass over flat buffers: 28 bytes a parameter (w, m, v read and written, g
+//     read), and 2 more to refresh a bf16 copy.
+#include "training/adamw.h"
+
+#include <cmath>
+#include <vector>
+
+#include "core/dispatch.h"
+#include "core/kernel.h"
+#include "core/reduce.h"
+
+namespace dyt {
+namespace {
+
+// The numbers of one step.
+template <class A>
+struct Step {
+  A beta1, beta2, epsilon, decay, lr, first_correction, second_correction, max_norm;
+};
+
+template <class A>
+HOST_DEVICE inline void update(A& w, A& m, A& v, A g, bool decayed, A scale, const Step<A>& s) {
+  g *= scale;
+  if (decayed) w -= s.lr * s.decay * w;
+  m = s.beta1 * m + (1 - s.beta1) * g;
+  v = s.beta2 * v + (1 - s.beta2) * g * g;
+  w -= s.lr / s.first_correction * m / (sqrt(v / s.second_correction) + s.epsilon);
+}
+
+template <class A>
+HOST_DEVICE inline A clip_scale(A norm, A max_norm) {
+  if (max_norm <= 0 || norm + A(1e-6) <= max_norm) return A(1);
+  return max_norm / (norm + A(1e-6));
+}
+
+// (2) The CPU loops --------------------------------------------------------------------------------
+
+template <class A>
+void sum_of_squares_cpu(A* sum, const A* x, int64_t n) {
+  *sum = 0;
+  sum_over_rows(sum, 1, n, [&](int64_t begin, int64_t end, A* partial) {
+    A s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t i = begin; i < end; ++i) s += x[i] * x[i];
+    *partial += s;
+  });
+}
+
+template <class A>
+void adamw_cpu(A* w, A* m, A* v, const A* g, int64_t n, int64_t decayed, const A* squares,
+               Step<A> s) {
+  const A scale = clip_scale(A(std::sqrt(*squares)), s.max_norm);
+#pragma omp parallel for simd
+  for (int64_t i = 0; i < n; ++i) update(w[i], m[i], v[i], g[i], i < decayed, scale, s);
+}
+
+// (3) The kernels ----------------------------------------------------------------------------------
+
+// Each block sums a contiguous part; 4 bytes read per element.
+__global__ void sum_of_squares_kernel(float* partials, const float* x, int64_t n, int64_t part) {
+  const int64_t begin = blockIdx.x * part, end = begin + part < n ? begin + part : n;
+  float sum = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) sum += x[i] * x[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+// One thread per element: consecutive threads, consecutive addresses in all four buffers.
+__global__ void adamw_kernel(float* w, bf16* copy, float* m, float* v, const float* g, int64_t n,
+                             int64_t decayed, const float* squares, Step<float> s) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const float scale = clip_scale(sqrtf(*squares), s.max_norm);
+  float w_i = w[i], m_i = m[i], v_i = v[i];
+  update(w_i, m_i, v_i, g[i], i < decayed, scale, s);
+  w[i] = w_i;
+  m[i] = m_i;
+  v[i] = v_i;
+  if (copy) copy[i] = bf16(w_i);
+}
+
+constexpr int64_t norm_parts = 1024;
+
+}  // namespace
+
+// (4) The optimizer --------------------------------------------------------------------------------
+
+AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
+    : parameters_(parameters), options_(options) {
+  const Device device = parameters.device();
+  const size_t bytes = size_t(parameters.flat_size()) * size_of(accumulator_of(parameters.dtype()));
+  first_ = Buffer(device, bytes);
+  second_ = Buffer(device, bytes);
+  norm_partials_ = Buffer(device, (norm_parts + 1) * sizeof(double));
+  fill_zero(device, first_.data(), bytes);
+  fill_zero(device, second_.data(), bytes);
+  fill_zero(device, norm_partials_.data(), norm_partials_.bytes());
+}
+
+void AdamW::step(float lr) {
+  ++steps_;
+  const int64_t n = parameters_.flat_size(), decayed = parameters_.decayed_size();
+  const auto step_of = [&](auto a) {
+    using A = decltype(a);
+    return Step<A>{.beta1 = A(options_.beta1),
+                   .beta2 = A(options_.beta2),
+                   .epsilon = A(options_.epsilon),
+                   .decay = A(options_.weight_decay),
+                   .lr = A(lr),
+                   .first_correction = A(1 - std::pow(double(options_.beta1), double(steps_))),
+                   .second_correction = A(1 - std::pow(double(options_.beta2), double(steps_))),
+                   .max_norm = A(options_.max_norm)};
+  };
+  if (parameters_.device() == Device::cpu) {
+    on_cpu(parameters_.dtype(), [&](auto t) {
+      using A = decltype(t);
+      A* squares = static_cast<A*>(norm_partials_.data());
+      const A* g = static_cast<const A*>(parameters_.gradients());
+      sum_of_squares_cpu(squares, g, n);
+      adamw_cpu(static_cast<A*>(parameters_.masters()), static_cast<A*>(first_.data()),
+                static_cast<A*>(second_.data()), g, n, decayed, squares, step_of(t));
+    });
+    return;
+  }
+  float* squares = static_cast<float*>(norm_partials_.data());
+  const float* g = static_cast<const float*>(parameters_.gradients());
+  const int64_t part = (n + norm_parts - 1) / norm_parts;
+  const unsigned parts = blocks_for(n, part);
+  launch(sum_of_squares_kernel, parts, 256)(squares + 1, g, n, part);
+  fill_zero(parameters_.device(), squares, sizeof(float));
+  add_partials_gpu(squares, squares + 1, parts, 1);
+  launch(adamw_kernel, blocks_for(n, 256), 256)(
+      static_cast<float*>(parameters_.masters()), static_cast<bf16*>(parameters_.copies()),
+      static_cast<float*>(first_.data()), static_cast<float*>(second_.data()), g, n, decayed,
+      squares, step_of(float{}));
+}
+
+double AdamW::gradient_norm() const {
+  if (parameters_.dtype() == DType::f64) {
+    double squares = 0;
+    copy_to_host(parameters_.device(), &squares, norm_partials_.data(), sizeof squares);
+    return std::sqrt(squares);
+  }
+  float squares = 0;
+  copy_to_host(parameters_.device(), &squares, norm_partials_.data(), sizeof squares);
+  return std::sqrt(double(squares));
+}
+
+}  // namespace dyt

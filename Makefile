@@ -16,7 +16,8 @@ STATIC ?= 0
 # Every combination has its own folder, so switching back and forth builds nothing twice.
 BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(ARCH))))$(if $(filter none,$(BLAS)),-noblas)$(if $(filter none,$(SANITIZE)),,-$(SANITIZE))$(if $(filter 0,$(NATIVE)),-portable)
 
-WARNINGS := -Wall -Wextra
+# g++ 12 warns of overlapping copies in its own std::string (bug 105651): no -Wrestrict.
+WARNINGS := -Wall -Wextra -Wno-restrict
 MARCH := $(if $(filter 0,$(NATIVE)),-march=x86-64-v3,-march=native)
 OPTIMIZE := $(if $(filter none,$(SANITIZE)),-O3 -g1,-O1 -g1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 # No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.

@@ -1,7 +1,8 @@
-// exp, tanh, erf for the CPU loops. The standard library's f32 versions are calls, and a loop with a
-// call in it is not vectorised; these are a few multiplications and additions without a branch, so
-// the compiler turns a loop over them into AVX2 or AVX-512 code. Accurate to a few units in the last
-// place (tests/core/cpu_math_test.cpp). f64, which is for gradient checks, uses the standard library.
+// exp, tanh, erf for the CPU loops. The standard library's f32 versions are calls, and a loop with
+// a call in it is not vectorised; these are a few multiplications and additions without a branch,
+// so the compiler turns a loop over them into AVX2 or AVX-512 code. Accurate to a few units in the
+// last place (tests/core/cpu_math_test.cpp). f64, which is for gradient checks, uses the standard
+// library.
 //
 // The coefficients are minimax fits (mpmath.chebyfit) of the functions named beside them.
 #pragma once
@@ -15,11 +16,11 @@ inline double exp(double x) { return std::exp(x); }
 inline double tanh(double x) { return std::tanh(x); }
 inline double erf(double x) { return std::erf(x); }
 
-// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2. The factor 2^n is put together from
-// its bits as 2 * 2^(n-1), so that n = 128 is in range. Below exp(-86.9) = 1.8e-38, near the smallest
-// normal number, the result is 0.
+// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2. The factor 2^n is put together
+// from its bits as 2 * 2^(n-1), so that n = 128 is in range. Below exp(-86.9) = 1.8e-38, near the
+// smallest normal number, the result is 0.
 inline float exp(float x) {
-  const float low = -86.9f, high = 89.0f;  // exp(89) is infinity in f32
+  const float low = -86.9f, high = 89.0f;               // exp(89) is infinity in f32
   const float c = x > low ? x < high ? x : high : low;  // low for NaN: int32_t(NaN) is undefined
   const float n = std::floor(c * 1.44269504f + 0.5f);
   const float r = (c - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts

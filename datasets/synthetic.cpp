@@ -1,9 +1,9 @@
 // Equal bits everywhere: this file uses only operations that IEEE 754 rounds in one way (+ - * /,
 // sqrt, floor, comparisons, integers) and its own sine, since the last bit of std::sin differs
-// between libraries. A fused multiply-add rounds once where two operations round twice, so the
-// Makefile compiles this file with -ffp-contract=off; synthetic_test.cpp pins the checksum that a
-// wrong setting would change. Floating-point helpers are local for the same reason: of an inline
-// function, the linker may keep the copy that another file compiled with other settings.
+// between libraries. A fused multiply-add rounds once where two operations round twice, which could
+// tip a pixel to the next byte, so the Makefile compiles this file with -ffp-contract=off. For the
+// same reason floating-point helpers are local: of an inline function, the linker may keep the copy
+// that another file compiled with other settings. synthetic_test.cpp pins checksums of the images.
 #include "datasets/synthetic.h"
 
 #include <algorithm>
@@ -97,7 +97,7 @@ double shape_distance(Class kind, Vec p, const Pose& pose) {
     case ring:
       return std::abs(length - 0.75 * r) - 0.22 * r;
     case triangle:
-      return std::max(-p.y, 0.8660254037844386 * ax + 0.5 * p.y) - 0.55 * r;
+      return std::max(p.y, 0.8660254037844386 * ax - 0.5 * p.y) - 0.55 * r;
     case square:
       return std::max(ax, ay) - 0.88 * r;
     case hourglass:
@@ -227,7 +227,7 @@ void draw(Class kind, RandomSequence& random, const SyntheticDifficulty& d, uint
 ImageDataset make_synthetic(size_t count, uint64_t split_seed,
                             const SyntheticDifficulty& difficulty) {
   require(difficulty.min_contrast <= 0.6, "min_contrast is ", difficulty.min_contrast,
-          ": above 0.6 hardly any two colours are that far apart");
+          ": it should be at most 0.6, since hardly any two random colours are further apart");
   ImageDataset set;
   set.name = "synthetic";
   set.height = set.width = side;

@@ -1,7 +1,8 @@
 // Ten classes of 32 x 32 RGB images, drawn by arithmetic: nothing to download, so every experiment
-// runs on every machine. Six shapes and four textures in random position, size, rotation and
-// colour, with clutter behind, a bar in front, uneven light and noise. Colour says nothing about
-// the class, and the mirror image of a class is the same class.
+// runs on every machine. Six shapes (disk, ring, triangle, square, hourglass, cross) and four
+// textures (stripes, checkerboard, dots, grid) in random position, size, rotation and colour, with
+// clutter behind, a bar in front, uneven light and noise. Colours are drawn alike for all classes,
+// and the mirror image of a class is the same class.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +31,8 @@ inline constexpr size_t synthetic_train_size = 10000, synthetic_test_size = 2000
 
 // `count` images of the split that `split_seed` names. Image i has class i % 10 and depends on
 // (split_seed, i, difficulty) alone: a longer set begins with the shorter one, bit for bit, on
-// every machine and for every number of threads. mean and std are left unset.
+// every machine and for every number of threads. mean and std are left at 0 and 1.
+// Throws Error if min_contrast is above 0.6, where two random colours hardly ever qualify.
 ImageDataset make_synthetic(size_t count, uint64_t split_seed,
                             const SyntheticDifficulty& difficulty = {});
 

@@ -31,6 +31,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "experiments/registry.h"
+#include "layers/layers.h"
 
 namespace dyt {
 namespace {
@@ -48,17 +49,15 @@ constexpr int channels = 192, outlier_channels = 4;
 constexpr int main_strength = 20;
 constexpr int strengths[] = {0, 2, 5, 10, main_strength, 40};
 
-// y = (x - mean) / sqrt(variance + epsilon) for every row of x (tokens, channels).
-void layernorm_reference(float* y, const float* x, int tokens, int channels) {
-  constexpr double epsilon = 1e-6;
-  for (int t = 0; t < tokens; ++t, x += channels, y += channels) {
-    double sum = 0, squares = 0;
-    for (int c = 0; c < channels; ++c) sum += x[c];
-    const double mean = sum / channels;
-    for (int c = 0; c < channels; ++c) squares += (x[c] - mean) * (x[c] - mean);
-    const double rstd = 1 / std::sqrt(squares / channels + epsilon);
-    for (int c = 0; c < channels; ++c) y[c] = float((x[c] - mean) * rstd);
-  }
+// LayerNorm before gamma and beta, of every row of x (tokens, channels).
+std::vector<float> layernorm_of(const std::vector<float>& x, int tokens, Device device) {
+  Tape tape(device, DType::f32);
+  tape.training = false;
+  const Tensor in = tape.upload({tokens, channels}, DType::f32, x.data());
+  const Tensor out = layernorm(tape, in, nullptr, nullptr, 1e-6f);
+  std::vector<float> y(x.size());
+  copy_to_host(device, y.data(), out.data, y.size() * sizeof(float));
+  return y;
 }
 
 struct Cloud {
@@ -70,7 +69,7 @@ struct Cloud {
 // order.
 bool is_outlier(size_t i) { return i % channels < outlier_channels; }
 
-Cloud make_cloud(int tokens, int strength, int seed) {
+Cloud make_cloud(int tokens, int strength, int seed, Device device) {
   // Same seed, same stream for every strength: the arms differ in nothing but the strength.
   RandomSequence random(uint64_t(seed), /*stream=*/1);
   Cloud cloud{.x = std::vector<float>(size_t(tokens) * channels), .y = {}, .extreme = {}};
@@ -84,8 +83,7 @@ Cloud make_cloud(int tokens, int strength, int seed) {
       if (c < outlier_channels) x[c] += c % 2 == 0 ? cloud.extreme.back() : -cloud.extreme.back();
     }
   }
-  cloud.y.resize(cloud.x.size());
-  layernorm_reference(cloud.y.data(), cloud.x.data(), tokens, channels);
+  cloud.y = layernorm_of(cloud.x, tokens, device);
   return cloud;
 }
 
@@ -231,6 +229,7 @@ Table table_of(const std::vector<Arm>& arms) {
 }  // namespace
 
 Report run_01_layernorm_is_tanh_like(const Options& options) {
+  const Device device = parse_device(options.device);
   const int tokens = options.size == Size::smoke ? 128 : options.size == Size::small ? 1000 : 8000;
   const int seeds = options.seeds > 0 ? options.seeds : 3;
   Report report;
@@ -240,7 +239,7 @@ Report run_01_layernorm_is_tanh_like(const Options& options) {
   for (const int strength : strengths) {
     Arm arm{.strength = strength, .line = {}, .tanh = {}};
     for (int seed = 0; seed < seeds; ++seed) {
-      const Cloud cloud = make_cloud(tokens, strength, seed);
+      const Cloud cloud = make_cloud(tokens, strength, seed, device);
       const Fits fits = fit(cloud);
       arm.line.push_back(fits.line.r2), arm.tanh.push_back(fits.tanh.r2);
       for (const auto& [name, r2] : {std::pair{"line", fits.line.r2}, {"tanh", fits.tanh.r2}}) {

@@ -66,7 +66,7 @@ std::vector<size_t> thin_line(const Series& s) {
     const size_t begin = k * n / stretches, end = (k + 1) * n / stretches;
     size_t low = begin, high = begin;
     for (size_t i = begin; i < end; ++i) {
-      if (!(s.y[i] >= s.y[low])) low = i;  // so a NaN is kept too: it is a gap
+      if (std::isnan(s.y[i]) || s.y[i] < s.y[low]) low = i;  // a NaN stays: it is a gap
       if (s.y[i] > s.y[high]) high = i;
     }
     for (const size_t i : {std::min(low, high), std::max(low, high)}) {
@@ -352,12 +352,13 @@ std::optional<std::string> render_svg(const Plot& plot) {
   check(plot);
   std::optional<std::string> svg = run_gnuplot(gnuplot_script(plot));
   if (!svg) return svg;
-  // gnuplot describes itself in <title> and <desc>, which a browser shows when the mouse rests
-  // there.
+  // gnuplot's <title> and <desc> name itself and its data; a browser shows them under the mouse.
   for (const std::string tag : {"title", "desc"}) {
-    const size_t begin = svg->find("<" + tag + ">"), end = svg->find("</" + tag + ">");
-    if (begin == std::string::npos || end == std::string::npos) continue;
-    svg->erase(begin, end + tag.size() + 3 - begin);
+    size_t begin = 0, end = 0;
+    while ((begin = svg->find("<" + tag + ">")) != svg->npos &&
+           (end = svg->find("</" + tag + ">", begin)) != svg->npos) {
+      svg->erase(begin, end + tag.size() + 3 - begin);
+    }
   }
   return svg;
 }

@@ -1,6 +1,5 @@
-// GELU (Hendrycks & Gimpel, arXiv 1606.08415) and its derivative at one x, for the CPU loops (f32 and
-// f64; a loop over them is vectorised) and for kernels (f32). gelu.cu has the mathematics. Only .cu
-// files include this.
+// GELU (Hendrycks & Gimpel, arXiv 1606.08415) and its derivative at one x, for the CPU loops (f32
+// and f64; a loop over them is vectorised) and for kernels (f32). gelu.cu has the mathematics.
 #pragma once
 #include "core/cpu_math.h"
 #include "core/dtype.h"
@@ -14,8 +13,14 @@ namespace gelu_detail {
 __device__ inline float erf_of(float z) { return erff(z); }
 __device__ inline float exp_of(float z) { return expf(z); }
 #else
-template <class A> A erf_of(A z) { return cpu::erf(z); }
-template <class A> A exp_of(A z) { return cpu::exp(z); }
+template <class A>
+A erf_of(A z) {
+  return cpu::erf(z);
+}
+template <class A>
+A exp_of(A z) {
+  return cpu::exp(z);
+}
 #endif
 
 // Phi(x), the standard normal distribution function, or GPT-2's formula for it:

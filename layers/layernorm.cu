@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(256)
     const int64_t r = first + group;
     const bool active = r < rows;
     const float m = active ? mean[r] : 0.0f, s = active ? rstd[r] : 0.0f;
-    Pack<T, V> in[N], up[N];
+    Pack<T, V> in[N] = {}, up[N] = {};
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const int c = (n * 32 * W + first_pack) * V;

@@ -7,6 +7,7 @@
 # Closes with a line "N passed, N failed, N skipped"; exits 1 if any failed.
 set -u
 cd "$(dirname "$0")/.."
+export OMP_WAIT_POLICY=passive  # many tiny loops: threads that spin between them get in each other's way
 jobs=$(nproc)
 make=(make --no-print-directory -s -j"$jobs")
 

@@ -38,8 +38,8 @@ size_t count(const std::string& text, const std::string& part) {
 TEST(Plot, IsAnSvgThatScales) {
   SVG_OR_SKIP(svg, two_lines());
   EXPECT_NE(svg.find("viewBox=\"0 0 540 "), svg.npos);
-  EXPECT_EQ(svg.substr(svg.find("<svg"), svg.find('>', svg.find("<svg"))).find(" width="),
-            svg.npos);
+  const size_t begin = svg.find("<svg"), end = svg.find('>', begin);
+  EXPECT_EQ(svg.substr(begin, end - begin).find("width="), svg.npos);
   for (const char* text : {"Accuracy", "step", "validation accuracy (%)", "LN", "DyT"}) {
     EXPECT_NE(svg.find(text), svg.npos) << text;
   }
@@ -57,7 +57,7 @@ TEST(Plot, SpecialCharactersComeOutLiterally) {
   SVG_OR_SKIP(svg, plot);
   EXPECT_NE(svg.find(R"(x_1^2 @{a} \n %d $HOME `date`)"), svg.npos);
   EXPECT_NE(svg.find(R"('q' "d")"), svg.npos);
-  EXPECT_NE(svg.find("a &lt; b &amp; c &gt; d"), svg.npos);
+  EXPECT_NE(svg.find("a &lt; b &amp; c > d"), svg.npos);
   EXPECT_NE(svg.find("first second ± °"), svg.npos);
 }
 
@@ -145,12 +145,12 @@ TEST(Plot, InCharacters) {
   EXPECT_EQ(render_text(two_lines(), 24, 6),
             "Accuracy\n"
             "validation accuracy (%)\n"
-            " 81 |                     ooo\n"
-            "    |               oooooo*\n"
-            "    |         oooooo\n"
-            "    |      ooo**\n"
-            "    |   ooo\n"
-            " 10 |ooo\n"
+            " 81 |                    oooo\n"
+            "    |              ooooooo*\n"
+            "    |         ooooo**\n"
+            "    |      oooo*\n"
+            "    |  oooo*\n"
+            " 10 |oo*\n"
             "    +------------------------\n"
             "     0         step         2\n"
             "     * LN\n"

@@ -87,12 +87,12 @@ TEST(CrossEntropy, AgreesWithPyTorch) {
 // than the second stage has threads.
 TEST(CrossEntropyKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
-  for (const Shape& shape :
-       {Shape{1, 8}, Shape{7, 10}, Shape{3, 11, 33}, Shape{2, 197, 40}, Shape{5, 512},
-        Shape{4, 1000}, Shape{3, 4099}, Shape{2, 4104}, Shape{2, 9000}, Shape{2049, 3}}) {
-    check_kernels(cross_entropy_case(shape, 0));
+  for (const Shape& shape : {Shape{1, 8}, Shape{7, 10}, Shape{3, 11, 33}, Shape{2, 30, 40},
+                             Shape{5, 512}, Shape{4, 1000}, Shape{2, 4099}, Shape{1, 9000}}) {
     check_kernels(cross_entropy_case(shape, 0.1f));
   }
+  check_kernels(cross_entropy_case({1030, 3}, 0));
+  check_kernels(cross_entropy_case({197, 32}, 0));
   check_kernels(used_twice({5, 10}));
   check_kernels(used_twice({5, 24}));
 }

@@ -20,12 +20,13 @@ namespace dyt {
 // The sizes of one attention. The queries are the last T_q of T_k tokens: with `causal`, query t sees
 // keys 0 .. t + T_k - T_q. Head h of the queries reads head h / (H / KV) of the keys and values.
 struct AttentionShape {
-  int64_t B, T_q, T_k, H, KV, D;
+  int64_t B;
+  int T_q, T_k, H, KV, D;
   bool causal;
   double scale;  // of the scores: 1 / sqrt(D)
 
-  HOST_DEVICE int64_t group() const { return H / KV; }  // query heads per key head
-  HOST_DEVICE int64_t keys_of(int64_t query) const { return causal ? query + T_k - T_q + 1 : T_k; }
+  HOST_DEVICE int group() const { return H / KV; }  // query heads per key head
+  HOST_DEVICE int keys_of(int query) const { return causal ? query + T_k - T_q + 1 : T_k; }
 };
 
 // The rows of a head: token t of head h of sample b is data + b * sample + t * row + h * D. So the
@@ -65,11 +66,14 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
                   int64_t ldb, int64_t K) {
   T sums[tile_rows][N] = {};
   for (int64_t k = 0; k < K; ++k) {
-#pragma GCC unroll 4
-    for (int r = 0; r < tile_rows; ++r) {
-      const T a_rk = a[r][k * step];
+    const T a_0 = a[0][k * step], a_1 = a[1][k * step], a_2 = a[2][k * step], a_3 = a[3][k * step];
 #pragma omp simd simdlen(lanes<T>)
-      for (int n = 0; n < N; ++n) sums[r][n] += a_rk * b[k * ldb + n];
+    for (int n = 0; n < N; ++n) {
+      const T b_kn = b[k * ldb + n];
+      sums[0][n] += a_0 * b_kn;
+      sums[1][n] += a_1 * b_kn;
+      sums[2][n] += a_2 * b_kn;
+      sums[3][n] += a_3 * b_kn;
     }
   }
   for (int r = 0; r < tile_rows; ++r) {
@@ -110,21 +114,21 @@ void pack_rows(T* to, const T* from, int64_t stride, int64_t rows, int64_t D) {
 template <class T>
 void pack_transposed(T* to, int64_t ld, int64_t columns, const T* from, int64_t stride,
                      int64_t rows, int64_t D) {
-  constexpr int64_t n = lanes<T>;
-  const int64_t whole_d = D / 4 * 4, whole_t = rows / n * n;
-  for (int64_t d = 0; d < whole_d; d += 4) {
-    for (int64_t t = 0; t < whole_t; t += n) {
-#pragma GCC unroll 4
-      for (int64_t x = d; x < d + 4; ++x) {
-#pragma GCC unroll 16
-        for (int64_t y = t; y < t + n; ++y) to[x * ld + y] = from[y * stride + x];
-      }
+  int64_t d = 0;
+  for (; d + 4 <= D; d += 4) {  // four at a time, for four consecutive numbers are one load
+    T* const to_d = to + d * ld;
+    for (int64_t t = 0; t < rows; ++t) {
+      const T* const x = from + t * stride + d;
+      to_d[t] = x[0];
+      to_d[t + ld] = x[1];
+      to_d[t + 2 * ld] = x[2];
+      to_d[t + 3 * ld] = x[3];
     }
   }
-  for (int64_t d = 0; d < D; ++d) {
-    for (int64_t t = d < whole_d ? whole_t : 0; t < rows; ++t) to[d * ld + t] = from[t * stride + d];
+  for (; d < D; ++d) {
+    for (int64_t t = 0; t < rows; ++t) to[d * ld + t] = from[t * stride + d];
   }
-  for (int64_t d = 0; d < D; ++d) std::fill(to + d * ld + rows, to + d * ld + columns, T(0));
+  for (d = 0; d < D; ++d) std::fill(to + d * ld + rows, to + d * ld + columns, T(0));
 }
 
 // to = from * scale, or += with `add`; `from` is packed, `to` a head's rows.
@@ -169,8 +173,9 @@ inline constexpr int64_t query_tile = 64;
 template <class T>
 void hide_future(T* s, int64_t first, int64_t queries, const AttentionShape& shape) {
   if (!shape.causal) return;
-  for (int64_t key = shape.keys_of(first); key < shape.keys_of(first + queries - 1); ++key) {
-    const int64_t blind = key - shape.keys_of(first) + 1;
+  const int seen_by_all = shape.keys_of(int(first));
+  for (int64_t key = seen_by_all; key < shape.keys_of(int(first + queries) - 1); ++key) {
+    const int64_t blind = key - seen_by_all + 1;
     std::fill_n(s + key * query_tile, blind, -std::numeric_limits<T>::infinity());
   }
 }
@@ -245,7 +250,7 @@ void attention_forward_cpu(Heads<T> y, T* lse, Heads<const T> q, Heads<const T> 
     pack_rows(v_rows, v.head(b, kv, D), v.row, T_k, D);
     for (int64_t first = 0; first < T_q; first += query_tile) {
       const int64_t queries = std::min(query_tile, T_q - first);
-      const int64_t keys = shape.keys_of(first + queries - 1);  // that the last query sees
+      const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
       pack_transposed(q_t, query_tile, pad<T>(queries), q.head(b, h, D) + first * q.row, q.row,
                       queries, D);
       product<false>(s, query_tile, keys, queries, D, k.head(b, kv, D), k.row, 1, q_t, query_tile);
@@ -292,7 +297,7 @@ void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add, Hea
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       for (int64_t first = 0; first < T_q; first += query_tile) {
         const int64_t queries = std::min(query_tile, T_q - first), columns = pad<T>(queries);
-        const int64_t keys = shape.keys_of(first + queries - 1);  // that the last query sees
+        const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
         const T* const q_first = q.head(b, h, D) + first * q.row;
         const T* const dy_first = dy.head(b, h, D) + first * dy.row;
         pack_rows(q_rows, q_first, q.row, queries, D);

@@ -1,0 +1,573 @@
+// Multi-head attention ("Attention Is All You Need", arXiv 1706.03762, section 3.2), grouped-query if
+// there are fewer key heads than query heads (arXiv 2305.13245).
+//
+// (1) The mathematics, for one head of one sample. q, y (T_q, D); k, v (T_k, D); i a query, j a key:
+//
+//       s_ij = scale q_i . k_j,  scale = 1 / sqrt(D)      only keys j that query i may see
+//       p_ij = exp(s_ij - lse_i),  lse_i = log sum_j exp(s_ij)             softmax over the keys
+//       y_i  = sum_j p_ij v_j
+//
+//     and from dy, by the chain rule:
+//
+//       dv_j  = sum_i p_ij dy_i         dp_ij = dy_i . v_j
+//       ds_ij = p_ij (dp_ij - delta_i),  delta_i = sum_j p_ij dp_ij = dy_i . y_i
+//       dq_i  = scale sum_j ds_ij k_j   dk_j  = scale sum_i ds_ij q_i
+//
+//     A key head that serves several query heads gets the sum of what they send back.
+//
+//     s and p are T_q x T_k numbers per head: for 1,024 tokens of GPT-2 small 48 MiB per sample and
+//     layer in f32, many times what q, k and v take. So, after FlashAttention (arXiv 2205.14135,
+//     2307.08691), they are never stored: a tile of queries meets one tile of keys after the other,
+//     and what is known of the softmax so far is corrected at every step (the online softmax, arXiv
+//     1805.02867). With m the running maximum of s_i, l = sum exp(s_ij - m) and o = sum
+//     exp(s_ij - m) v_j over the keys met so far, a new tile of keys gives
+//
+//       m' = max(m, max_j s_ij)         l' = e^(m - m') l + sum_j exp(s_ij - m')
+//                                       o' = e^(m - m') o + sum_j exp(s_ij - m') v_j
+//
+//     and at the end y_i = o / l and lse_i = m + log l. The backward pass keeps lse (B, H, T_q), one
+//     number per row, and computes each tile of p from it again: two products more, T x T less.
+//
+// (2) The CPU loops are in layers/attention_cpu.h.
+#include "layers/attention_cpu.h"
+
+#include <type_traits>
+
+#include "core/dispatch.h"
+#include "core/kernel.h"
+#include "layers/layers.h"
+
+namespace dyt {
+namespace {
+
+// (3) The kernels ----------------------------------------------------------------------------------
+//
+// A block owns a tile of rows (queries in the forward pass) and streams tiles of the other side
+// (keys) through shared memory. Its 256 threads are a square: thread (x, y) holds, of every tile of
+// scores, the owned rows y R .. y R + R - 1 and the streamed rows x, x + 16, ... Row y's 16 threads
+// are half a warp, so maxima and sums over a row are shuffles, and a tile of p that a row's threads
+// write is read by themselves alone.
+//
+// Tiles hold f32. W is the head width rounded up to 32, 64 or 128, with zeros in between; 4 numbers
+// more per row (`pitch`) put the rows that a warp reads at once into different banks.
+
+constexpr int side = 16;
+constexpr int streamed = 32;  // rows of a streamed tile
+
+template <int W>
+constexpr int pitch = W + 4;
+template <int ROWS, int W>
+constexpr int tile_size = ROWS * pitch<W>;
+
+// Columns of a row of W numbers that thread x holds: packs of `width`, 16 threads wide.
+template <int W>
+struct Columns {
+  static constexpr int width = W >= 64 ? 4 : W / side;
+  static constexpr int packs = W / side / width;
+  __device__ static int begin(int pack) { return (pack * side + int(threadIdx.x)) * width; }
+};
+
+// tile (ROWS, W) = the first ROWS rows from `from`, D numbers each; zeros where there are none. With
+// `wide`, rows can be read 16 bytes at a time.
+template <int ROWS, int W, class T>
+__device__ void load_tile(float* tile, const T* from, int64_t stride, int rows, int D,
+                          bool wide) {
+  constexpr int V = 16 / sizeof(T);
+  const int thread = int(threadIdx.y) * side + int(threadIdx.x);
+  if (wide) {
+    for (int i = thread; i < ROWS * W / V; i += side * side) {
+      const int r = i / (W / V), c = i % (W / V) * V;
+      Pack<T, V> in{};
+      if (r < rows && c < D) in = load<V>(from + r * stride + c);
+      Pack<float, 4> out;
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        out.v[e % 4] = in.v[e];
+        if (e % 4 == 3) store<4>(tile + r * pitch<W> + c + e - 3, out);
+      }
+    }
+  } else {
+    for (int i = thread; i < ROWS * W; i += side * side) {
+      const int r = i / W, c = i % W;
+      tile[r * pitch<W> + c] = r < rows && c < D ? float(from[r * stride + c]) : 0.0f;
+    }
+  }
+}
+
+// s = A B': every owned row of A with every streamed row of B. 4 (R + C) numbers read from shared
+// memory serve 4 R C multiplications.
+template <int W, int R, int C>
+__device__ void scores(float (&s)[R][C], const float* a, const float* b, int D) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int c = 0; c < C; ++c) s[r][c] = 0;
+  }
+  a += int(threadIdx.y) * R * pitch<W>;
+  b += int(threadIdx.x) * pitch<W>;
+#pragma unroll 2
+  for (int d = 0; d < D; d += 4) {
+    Pack<float, 4> a_d[R], b_d[C];
+#pragma unroll
+    for (int r = 0; r < R; ++r) a_d[r] = load<4>(a + r * pitch<W> + d);
+#pragma unroll
+    for (int c = 0; c < C; ++c) b_d[c] = load<4>(b + c * side * pitch<W> + d);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) s[r][c] += a_d[r].v[i] * b_d[c].v[i];
+      }
+    }
+  }
+}
+
+// sums += P B: P (owned rows, streamed rows) a tile that put_tile wrote, B (streamed rows, W).
+template <int W, int R>
+__device__ void accumulate(float (&sums)[R][W / side], const float* p, const float* b) {
+  using My = Columns<W>;
+  p += int(threadIdx.y) * R * pitch<streamed>;
+#pragma unroll 2
+  for (int j = 0; j < streamed; j += 4) {
+    Pack<float, 4> p_j[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) p_j[r] = load<4>(p + r * pitch<streamed> + j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int pack = 0; pack < My::packs; ++pack) {
+        const auto b_j = load<My::width>(b + (j + i) * pitch<W> + My::begin(pack));
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+#pragma unroll
+          for (int e = 0; e < My::width; ++e) {
+            sums[r][pack * My::width + e] += p_j[r].v[i] * b_j.v[e];
+          }
+        }
+      }
+    }
+  }
+}
+
+// The scores in registers to a tile that accumulate() reads. Only threads of one half warp exchange
+// them, so a barrier of the warp is enough, before and after.
+template <int R, int C>
+__device__ void put_tile(float* tile, const float (&s)[R][C]) {
+  __syncwarp();
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      tile[(int(threadIdx.y) * R + r) * pitch<C * side> + c * side + int(threadIdx.x)] = s[r][c];
+    }
+  }
+  __syncwarp();
+}
+
+// Maximum and sum over the 16 threads of a row, of C numbers each.
+template <int C>
+__device__ float row_max(const float (&s)[C]) {
+  float v = s[0];
+#pragma unroll
+  for (int c = 1; c < C; ++c) v = fmaxf(v, s[c]);
+  for (int m = side / 2; m > 0; m /= 2) v = fmaxf(v, __shfl_xor_sync(all_lanes, v, m));
+  return v;
+}
+template <int C>
+__device__ float row_sum(const float (&s)[C]) {
+  float v = s[0];
+#pragma unroll
+  for (int c = 1; c < C; ++c) v += s[c];
+  for (int m = side / 2; m > 0; m /= 2) v += __shfl_xor_sync(all_lanes, v, m);
+  return v;
+}
+
+// to = factor * sums for the block's first `rows` owned rows, or += with `add`.
+template <int W, int R, class T>
+__device__ void write_rows(T* to, int64_t stride, int rows, int D, bool wide, bool add,
+                           const float (&sums)[R][W / side], const float (&factor)[R]) {
+  using My = Columns<W>;
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int row = int(threadIdx.y) * R + r;
+    if (row >= rows) continue;
+#pragma unroll
+    for (int pack = 0; pack < My::packs; ++pack) {
+      const int c = My::begin(pack);
+      T* const at = to + row * stride + c;
+      if (wide && c < D) {
+        Pack<T, My::width> out{};
+        if (add) out = load<My::width>(at);
+#pragma unroll
+        for (int e = 0; e < My::width; ++e) {
+          out.v[e] = T(float(out.v[e]) + factor[r] * sums[r][pack * My::width + e]);
+        }
+        store<My::width>(at, out);
+      } else {
+#pragma unroll
+        for (int e = 0; e < My::width; ++e) {
+          if (c + e >= D) continue;
+          const float before = add ? float(at[e]) : 0.0f;
+          at[e] = T(before + factor[r] * sums[r][pack * My::width + e]);
+        }
+      }
+    }
+  }
+}
+
+// The tile, head and sample of this block: all tiles of a head run side by side, so that they share
+// its keys in the cache.
+struct Place {
+  int first, h;  // first row of the tile
+  int64_t b;
+  __device__ Place(int rows, int heads, int tile) {
+    const int tiles = (rows + tile - 1) / tile, pair = int(blockIdx.x) / tiles;
+    first = int(blockIdx.x) % tiles * tile;
+    b = pair / heads;
+    h = pair % heads;
+  }
+};
+
+__device__ bool sees(const AttentionShape& shape, int query, int key) {
+  return key < shape.T_k && key < shape.keys_of(query);
+}
+
+// A block per 64 queries of a head; y and lse. Of device memory it reads q once and k and v once per
+// tile of queries (from the cache, but for the first), and writes y: 8 D bytes per token and head in
+// bf16. Shared memory: 43 KiB at width 64, 75 KiB at 128.
+template <int W>
+constexpr int forward_rows = 64;
+template <int W>
+constexpr int forward_shared =
+    tile_size<forward_rows<W>, W> + 2 * tile_size<streamed, W> + tile_size<forward_rows<W>, streamed>;
+
+template <int W, class T>
+__global__ void __launch_bounds__(side * side)
+    attention_forward_kernel(Heads<T> y, float* lse, Heads<const T> q, Heads<const T> k,
+                             Heads<const T> v, AttentionShape shape, bool wide) {
+  constexpr int M = forward_rows<W>, N = streamed, R = M / side, C = N / side;
+  DYNAMIC_SHARED(float, shared);
+  float* const q_tile = shared;
+  float* const k_tile = q_tile + tile_size<M, W>;
+  float* const v_tile = k_tile + tile_size<N, W>;
+  float* const p_tile = v_tile + tile_size<N, W>;
+  const Place at(shape.T_q, shape.H, M);
+  const int D = shape.D;
+  const float scale = float(shape.scale);
+  const int kv = at.h / shape.group(), row = at.first + int(threadIdx.y) * R;
+  const int queries = min(M, shape.T_q - at.first);
+  const int keys = shape.keys_of(at.first + queries - 1);  // that the last query sees
+
+  load_tile<M, W>(q_tile, q.head(at.b, at.h, D) + at.first * q.row, q.row, queries, D, wide);
+  float o[R][W / side] = {}, m[R], l[R] = {};
+#pragma unroll
+  for (int r = 0; r < R; ++r) m[r] = -INFINITY;
+  for (int first = 0; first < keys; first += N) {
+    __syncthreads();  // the last step has been read
+    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, shape.T_k - first, D, wide);
+    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, shape.T_k - first, D, wide);
+    __syncthreads();
+    float p[R][C];
+    scores<W>(p, q_tile, k_tile, D);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const bool seen = sees(shape, row + r, first + int(threadIdx.x) + c * side);
+        p[r][c] = seen ? scale * p[r][c] : -INFINITY;
+      }
+      // Key 0 is seen by every query, so the maximum is finite from the first step on.
+      const float highest = fmaxf(m[r], row_max(p[r]));
+      const float correction = __expf(m[r] - highest);
+#pragma unroll
+      for (int c = 0; c < C; ++c) p[r][c] = __expf(p[r][c] - highest);
+      l[r] = correction * l[r] + row_sum(p[r]);
+      m[r] = highest;
+#pragma unroll
+      for (int c = 0; c < W / side; ++c) o[r][c] *= correction;
+    }
+    put_tile(p_tile, p);
+    accumulate<W>(o, p_tile, v_tile);
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    if (threadIdx.x == 0 && row + r < shape.T_q) {
+      lse[(at.b * shape.H + at.h) * shape.T_q + row + r] = m[r] + logf(l[r]);
+    }
+    l[r] = 1 / l[r];
+  }
+  write_rows<W>(y.head(at.b, at.h, D) + at.first * y.row, y.row, queries, D, wide, false, o, l);
+}
+
+// delta (B, H, T_q) = dy . y, a warp per row of a head. Reads dy and y, 4 D bytes per row in bf16.
+template <class T>
+__global__ void attention_delta_kernel(float* delta, Heads<const T> dy, Heads<const T> y,
+                                       AttentionShape shape) {
+  const int64_t n = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;  // (b, t, h), heads fastest
+  if (n >= shape.B * shape.T_q * shape.H) return;                    // the whole warp
+  const int64_t h = n % shape.H, t = n / shape.H % shape.T_q, b = n / shape.H / shape.T_q;
+  const T* const dy_t = dy.head(b, h, shape.D) + t * dy.row;
+  const T* const y_t = y.head(b, h, shape.D) + t * y.row;
+  float sum = 0;
+  for (int d = int(threadIdx.x); d < shape.D; d += 32) sum += float(dy_t[d]) * float(y_t[d]);
+  sum = warp_sum(sum);
+  if (threadIdx.x == 0) delta[(b * shape.H + h) * shape.T_q + t] = sum;
+}
+
+// The backward kernels own 64 rows, 32 of the widest heads: 60 KiB of shared memory at width 64, 71
+// at 128.
+template <int W>
+constexpr int backward_rows = W <= 64 ? 64 : 32;
+template <int W>
+constexpr int backward_shared = 2 * tile_size<backward_rows<W>, W> + 2 * tile_size<streamed, W> +
+                                tile_size<backward_rows<W>, streamed>;
+
+// dq: a block per tile of queries, which walks over their keys as in the forward pass.
+template <int W, class T>
+__global__ void __launch_bounds__(side * side)
+    attention_backward_q_kernel(Heads<T> dq, bool add, Heads<const T> dy, const float* lse,
+                                const float* delta, Heads<const T> q, Heads<const T> k,
+                                Heads<const T> v, AttentionShape shape, bool wide) {
+  constexpr int M = backward_rows<W>, N = streamed, R = M / side, C = N / side;
+  DYNAMIC_SHARED(float, shared);
+  float* const q_tile = shared;
+  float* const dy_tile = q_tile + tile_size<M, W>;
+  float* const k_tile = dy_tile + tile_size<M, W>;
+  float* const v_tile = k_tile + tile_size<N, W>;
+  float* const ds_tile = v_tile + tile_size<N, W>;
+  const Place at(shape.T_q, shape.H, M);
+  const int D = shape.D;
+  const float scale = float(shape.scale);
+  const int kv = at.h / shape.group(), row = at.first + int(threadIdx.y) * R;
+  const int queries = min(M, shape.T_q - at.first);
+  const int keys = shape.keys_of(at.first + queries - 1);
+
+  load_tile<M, W>(q_tile, q.head(at.b, at.h, D) + at.first * q.row, q.row, queries, D, wide);
+  load_tile<M, W>(dy_tile, dy.head(at.b, at.h, D) + at.first * dy.row, dy.row, queries, D, wide);
+  float sums[R][W / side] = {}, lse_r[R] = {}, delta_r[R] = {}, factor[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int64_t statistic = (at.b * shape.H + at.h) * shape.T_q + row + r;
+    if (row + r < shape.T_q) lse_r[r] = lse[statistic], delta_r[r] = delta[statistic];
+    factor[r] = scale;
+  }
+  for (int first = 0; first < keys; first += N) {
+    __syncthreads();  // the last step has been read
+    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, shape.T_k - first, D, wide);
+    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, shape.T_k - first, D, wide);
+    __syncthreads();
+    float s[R][C], ds[R][C];
+    scores<W>(s, q_tile, k_tile, D);
+    scores<W>(ds, dy_tile, v_tile, D);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const bool seen = sees(shape, row + r, first + int(threadIdx.x) + c * side);
+        const float p = seen ? __expf(scale * s[r][c] - lse_r[r]) : 0.0f;
+        ds[r][c] = p * (ds[r][c] - delta_r[r]);
+      }
+    }
+    put_tile(ds_tile, ds);
+    accumulate<W>(sums, ds_tile, k_tile);
+  }
+  write_rows<W>(dq.head(at.b, at.h, D) + at.first * dq.row, dq.row, queries, D, wide, add, sums,
+                factor);
+}
+
+// dk, dv: a block per tile of keys, which walks over the queries that see them, of every query head
+// that this key head serves. Scores are here k q', a row per key, so nothing has to be turned over.
+template <int W, class T>
+__global__ void __launch_bounds__(side * side)
+    attention_backward_kv_kernel(Heads<T> dk, Heads<T> dv, bool add, Heads<const T> dy,
+                                 const float* lse, const float* delta, Heads<const T> q,
+                                 Heads<const T> k, Heads<const T> v, AttentionShape shape,
+                                 bool wide) {
+  constexpr int M = backward_rows<W>, N = streamed, R = M / side, C = N / side;
+  DYNAMIC_SHARED(float, shared);
+  float* const k_tile = shared;
+  float* const v_tile = k_tile + tile_size<M, W>;
+  float* const q_tile = v_tile + tile_size<M, W>;
+  float* const dy_tile = q_tile + tile_size<N, W>;
+  float* const p_tile = dy_tile + tile_size<N, W>;  // p, then ds
+  const Place at(shape.T_k, shape.KV, M);
+  const int D = shape.D;
+  const float scale = float(shape.scale);
+  const int row = at.first + int(threadIdx.y) * R, keys = min(M, shape.T_k - at.first);
+  const int earliest = shape.causal ? at.first - (shape.T_k - shape.T_q) : 0;  // query to see it
+
+  load_tile<M, W>(k_tile, k.head(at.b, at.h, D) + at.first * k.row, k.row, keys, D, wide);
+  load_tile<M, W>(v_tile, v.head(at.b, at.h, D) + at.first * v.row, v.row, keys, D, wide);
+  float dk_sums[R][W / side] = {}, dv_sums[R][W / side] = {}, one[R], factor[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) one[r] = 1, factor[r] = scale;
+  for (int h = at.h * shape.group(); h < (at.h + 1) * shape.group(); ++h) {
+    const int64_t statistics = (at.b * shape.H + h) * shape.T_q;
+    for (int first = max(0, earliest) / N * N; first < shape.T_q; first += N) {
+      const int left = shape.T_q - first;
+      __syncthreads();  // the last step has been read
+      load_tile<N, W>(q_tile, q.head(at.b, h, D) + first * q.row, q.row, left, D, wide);
+      load_tile<N, W>(dy_tile, dy.head(at.b, h, D) + first * dy.row, dy.row, left, D, wide);
+      __syncthreads();
+      float p[R][C], ds[R][C];
+      scores<W>(p, k_tile, q_tile, D);
+      scores<W>(ds, v_tile, dy_tile, D);
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const int query = first + int(threadIdx.x) + c * side;
+        const bool exists = query < shape.T_q;
+        const float lse_c = exists ? lse[statistics + query] : 0.0f;
+        const float delta_c = exists ? delta[statistics + query] : 0.0f;
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const bool seen = exists && sees(shape, query, row + r);
+          p[r][c] = seen ? __expf(scale * p[r][c] - lse_c) : 0.0f;
+          ds[r][c] = p[r][c] * (ds[r][c] - delta_c);
+        }
+      }
+      put_tile(p_tile, p);
+      accumulate<W>(dv_sums, p_tile, dy_tile);
+      put_tile(p_tile, ds);
+      accumulate<W>(dk_sums, p_tile, q_tile);
+    }
+  }
+  write_rows<W>(dv.head(at.b, at.h, D) + at.first * dv.row, dv.row, keys, D, wide, add, dv_sums,
+                one);
+  write_rows<W>(dk.head(at.b, at.h, D) + at.first * dk.row, dk.row, keys, D, wide, add, dk_sums,
+                factor);
+}
+
+// Calls body with the tile width W for heads of width D as a constant.
+template <class F>
+void with_tile_width(int64_t D, F&& body) {
+  if (D <= 32) return body(std::integral_constant<int, 32>{});
+  if (D <= 64) return body(std::integral_constant<int, 64>{});
+  return body(std::integral_constant<int, 128>{});
+}
+
+// Whether rows of D numbers can be read and written 16 bytes at a time.
+template <class... T>
+bool is_wide(int64_t D, const Heads<T>&... heads) {
+  const auto fits = [&](const auto& x) {
+    const int64_t full = 16 / sizeof(*x.data);
+    return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.row % full == 0 &&
+           x.sample % full == 0 && D % full == 0;
+  };
+  return (fits(heads) && ...);
+}
+
+template <class T>
+void attention_forward_gpu(Heads<T> y, float* lse, Heads<const T> q, Heads<const T> k,
+                           Heads<const T> v, const AttentionShape& shape) {
+  const bool wide = is_wide(shape.D, y, q, k, v);
+  with_tile_width(shape.D, [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    const unsigned tiles = blocks_for(shape.T_q, forward_rows<W>);
+    launch(attention_forward_kernel<W, T>, unsigned(shape.B * shape.H) * tiles, dim3(side, side),
+           forward_shared<W> * sizeof(float))(y, lse, q, k, v, shape, wide);
+  });
+}
+
+template <class T>
+void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add,
+                            Heads<const T> dy, Heads<const T> y, const float* lse,
+                            Heads<const T> q, Heads<const T> k, Heads<const T> v,
+                            const AttentionShape& shape) {
+  const int64_t rows = shape.B * shape.H * shape.T_q;
+  float* const delta = tape.scratch<float>(rows);
+  launch(attention_delta_kernel<T>, blocks_for(rows, 8), dim3(32, 8))(delta, dy, y, shape);
+  const bool wide = is_wide(shape.D, dq, dk, dv, dy, q, k, v);
+  with_tile_width(shape.D, [&](auto width) {
+    constexpr int W = decltype(width)::value, bytes = backward_shared<W> * sizeof(float);
+    const unsigned q_tiles = blocks_for(shape.T_q, backward_rows<W>);
+    const unsigned k_tiles = blocks_for(shape.T_k, backward_rows<W>);
+    launch(attention_backward_q_kernel<W, T>, unsigned(shape.B * shape.H) * q_tiles,
+           dim3(side, side), bytes)(dq, add, dy, lse, delta, q, k, v, shape, wide);
+    launch(attention_backward_kv_kernel<W, T>, unsigned(shape.B * shape.KV) * k_tiles,
+           dim3(side, side), bytes)(dk, dv, add, dy, lse, delta, q, k, v, shape, wide);
+  });
+}
+
+// (4) The op ---------------------------------------------------------------------------------------
+
+// Queries, keys and values, or their gradients, in a packed qkv.
+template <class T>
+struct Parts {
+  Heads<T> q, k, v;
+  Parts(T* qkv, const AttentionShape& s) {
+    const int64_t width = int64_t(s.H + 2 * s.KV) * s.D;
+    q = {qkv, s.T_q * width, width};
+    k = {qkv + s.H * s.D, s.T_q * width, width};
+    v = {qkv + (s.H + s.KV) * s.D, s.T_q * width, width};
+  }
+};
+
+template <class T>
+Heads<T> rows_of(T* y, const AttentionShape& s) {
+  return {y, int64_t(s.T_q) * s.H * s.D, int64_t(s.H) * s.D};
+}
+
+AttentionShape shape_of(const Tensor& qkv, const AttentionOptions& options) {
+  const int H = options.heads, KV = options.kv_heads ? options.kv_heads : H;
+  require(H > 0 && KV > 0 && H % KV == 0, "attention: ", H, " heads cannot share ", KV,
+          " key and value heads evenly");
+  require(qkv.shape.rank() == 3, "attention: qkv is (B, T, channels), not ", qkv.shape.text());
+  const int64_t C = qkv.channels(), D = C / (H + 2 * KV);
+  require(C == D * (H + 2 * KV), "attention: ", C, " channels of qkv cannot be cut into ", H,
+          " query, ", KV, " key and ", KV, " value heads");
+  require(D >= 16 && D <= 128, "attention: heads of width 16 to 128 are supported, not ", D,
+          " (qkv ", qkv.shape.text(), ", ", H, " heads)");
+  const int T = int(qkv.shape[1]);
+  return {qkv.shape[0], T, T, H, KV, int(D), options.causal, 1 / std::sqrt(double(D))};
+}
+
+}  // namespace
+
+Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options) {
+  const AttentionShape shape = shape_of(qkv, options);
+  const Tensor y = tape.empty({shape.B, shape.T_q, shape.H * shape.D});
+  const Tensor lse = tape.constant({shape.B, shape.H, shape.T_q}, accumulator_of(qkv.dtype));
+  if (tape.on_cpu()) {
+    on_cpu(qkv.dtype, [&](auto t) {
+      using T = decltype(t);
+      const Parts<const T> in(qkv.as<T>(), shape);
+      attention_forward_cpu<T>(rows_of(y.as<T>(), shape), lse.as<T>(), in.q, in.k, in.v, shape);
+    });
+  } else {
+    on_gpu(qkv.dtype, [&](auto t) {
+      using T = decltype(t);
+      const Parts<const T> in(qkv.as<T>(), shape);
+      attention_forward_gpu<T>(rows_of(y.as<T>(), shape), lse.as<float>(), in.q, in.k, in.v, shape);
+    });
+  }
+  tape.record(y, [=, &tape] {
+    if (tape.on_cpu()) {
+      on_cpu(qkv.dtype, [&](auto t) {
+        using T = decltype(t);
+        const auto dqkv = tape.gradient<T>(qkv);
+        if (!dqkv) return;
+        const Parts<T> out(dqkv.data, shape);
+        const Parts<const T> in(qkv.as<T>(), shape);
+        attention_backward_cpu<T>(out.q, out.k, out.v, dqkv.add,
+                                  rows_of(tape.gradient_of_output<T>(y), shape), lse.as<T>(), in.q,
+                                  in.k, in.v, shape);
+      });
+    } else {
+      on_gpu(qkv.dtype, [&](auto t) {
+        using T = decltype(t);
+        const auto dqkv = tape.gradient<T>(qkv);
+        if (!dqkv) return;
+        const Parts<T> out(dqkv.data, shape);
+        const Parts<const T> in(qkv.as<T>(), shape);
+        attention_backward_gpu<T>(tape, out.q, out.k, out.v, dqkv.add,
+                                  rows_of(tape.gradient_of_output<T>(y), shape),
+                                  rows_of<const T>(y.as<T>(), shape), lse.as<float>(), in.q, in.k,
+                                  in.v, shape);
+      });
+    }
+  });
+  return y;
+}
+
+}  // namespace dyt

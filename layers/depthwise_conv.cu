@@ -1,0 +1,332 @@
+// Depthwise convolution: each channel is filtered by itself. ConvNeXt's way to mix over space, with
+// K = 7 (arXiv 2201.03545, section 2.5).
+//
+// (1) The mathematics. x, y (B, H, W, C); weight (C, 1, K, K) as PyTorch stores it; bias (C);
+// stride
+//     1; with R = K / 2, and x = 0 outside the image:
+//
+//       y[b,h,w,c] = bias[c] + sum over i, j < K of  weight[c,i,j] x[b, h+i-R, w+j-R, c]
+//
+//     Backward:
+//
+//       dx[b,h,w,c]     = sum over i, j of  weight[c,K-1-i,K-1-j] dy[b, h+i-R, w+j-R, c]
+//       dweight[c,i,j]  = sum over b, h, w of  dy[b,h,w,c] x[b, h+i-R, w+j-R, c]
+//       dbias[c]        = sum over b, h, w of  dy[b,h,w,c]
+//
+//     So dx is the forward pass over dy with each filter turned by 180 degrees. Nothing is summed
+//     over channels: this is no matrix product, and every number of x is used K K times, by its
+//     neighbours. Both devices therefore work on a small tile in fast memory (first-level cache,
+//     shared memory): some channels of a piece of one image, with a frame of R pixels around it, so
+//     that no loop has to ask where the image ends.
+#include "core/dispatch.h"
+#include "core/kernel.h"
+#include "core/reduce.h"
+#include "layers/convolutions.h"
+#include "layers/depthwise_conv_cpu.h"
+
+namespace dyt {
+namespace {
+
+// (2) The CPU loops are in depthwise_conv_cpu.h.
+
+// (3) The kernels
+// ---------------------------------------------------------------------------------- A block works
+// on `chunk` channels, 32 bytes of a pixel (the unit in which memory is read), and on tiles of up
+// to 16 x 16 pixels. In shared memory a tile has a frame of R pixels, of zeros where the image
+// ends, and an odd number of pixels to a row, so that 4 rows of 8 words never meet in a bank. A
+// thread owns 4 bytes of channels, `owned`, and sums over strips of 8 pixels in registers: 14 loads
+// from shared memory are enough for 7 x 8 multiplications per channel.
+
+template <class T>
+inline constexpr int chunk = 32 / sizeof(T);
+template <class T>
+inline constexpr int owned = 4 / sizeof(T);
+inline constexpr int gpu_strip = 8;
+
+// How an image is cut into tiles.
+struct Tiling {
+  int tile_h, tile_w;    // pixels of a tile, without the frame
+  int tiles_h, tiles_w;  // tiles of an image
+  int chunks;            // of channels
+};
+
+template <class T>
+Tiling tiling_of(const ImageShape& s) {
+  const int tile_h = s.H <= 4 ? 4 : s.H <= 8 ? 8 : 16, tile_w = s.W <= 8 ? 8 : 16;
+  return {tile_h, tile_w, int(blocks_for(s.H, tile_h)), int(blocks_for(s.W, tile_w)),
+          int(blocks_for(s.C, chunk<T>))};
+}
+
+// The whole block copies (height, width) pixels, from (h0, w0) of the image at x, chunk c0, to a
+// tile of `pitch` pixels per row. What lies outside the image or beyond C becomes 0.
+template <int V, class T>
+__device__ void load_tile_gpu(T* tile, int height, int width, int pitch, const T* x, int h0, int w0,
+                              int c0, int H, int W, int C) {
+  constexpr int packs = chunk<T> / V;
+  const int threads = int(blockDim.x * blockDim.y * blockDim.z);
+  const int self = int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
+  for (int k = self; k < height * width * packs; k += threads) {
+    const int row = k / packs / width, column = k / packs % width, q = k % packs * V;
+    const int h = h0 + row, w = w0 + column;
+    Pack<T, V> pack;
+    if (h >= 0 && h < H && w >= 0 && w < W && c0 + q < C) {
+      pack = load<V>(x + (int64_t(h) * W + w) * C + c0 + q);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) pack.v[i] = T(0.0f);
+    }
+    store<V>(tile + (row * pitch + column) * chunk<T> + q, pack);
+  }
+}
+
+// `N` pixels of a row of a tile, the owned channels of each.
+template <int N, class T>
+__device__ void load_strip(float (&v)[N][owned<T>], const T* row) {
+#pragma unroll
+  for (int p = 0; p < N; ++p) {
+    const Pack<T, owned<T>> pack = load<owned<T>>(row + p * chunk<T>);
+#pragma unroll
+    for (int i = 0; i < owned<T>; ++i) v[p][i] = float(pack.v[i]);
+  }
+}
+
+// y, or with `turned` dx from dy. Block (8, tile_h, tile_w / 8): thread (x, y, z) computes strip z
+// of row y for the owned channels x. A tile is read with its frame, 22 x 22 pixels for 16 x 16,
+// mostly from the second-level cache; y is written once. 7 x 8 multiply-adds per 14 loads:
+// arithmetic, not memory, is the limit in bf16.
+template <int K, int V, class T>
+__global__ void __launch_bounds__(256)
+    depthwise_kernel(T* y, bool add, const T* x, const float* weight, bool turned,
+                     const float* bias, int H, int W, int C, Tiling t) {
+  constexpr int R = K / 2, N = owned<T>;
+  DYNAMIC_SHARED(T, tile);  // (tile_h + K - 1, pitch, chunk)
+  SHARED(float, filters, [chunk<T> * K * K]);
+  const int c0 = int(blockIdx.x % t.chunks) * chunk<T>;
+  const int w0 = int(blockIdx.x / t.chunks % t.tiles_w) * t.tile_w;
+  const int h0 = int(blockIdx.x / t.chunks / t.tiles_w % t.tiles_h) * t.tile_h;
+  const int64_t image = int64_t(blockIdx.x / t.chunks / t.tiles_w / t.tiles_h) * H * W * C;
+  const int pitch = t.tile_w + K;  // odd
+  load_tile_gpu<V>(tile, t.tile_h + K - 1, t.tile_w + K - 1, pitch, x + image, h0 - R, w0 - R, c0,
+                   H, W, C);
+  const int threads = int(blockDim.x * blockDim.y * blockDim.z);
+  const int self = int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
+  for (int k = self; k < chunk<T> * K * K; k += threads) {
+    const int tap = k % (K * K), c = c0 + k / (K * K);
+    filters[turned ? k - tap + K * K - 1 - tap : k] = c < C ? weight[c0 * K * K + k] : 0.0f;
+  }
+  __syncthreads();
+
+  const int c = c0 + int(threadIdx.x) * N, h = h0 + int(threadIdx.y);
+  const int w_strip = int(threadIdx.z) * gpu_strip;
+  float sums[gpu_strip][N];
+#pragma unroll
+  for (int p = 0; p < gpu_strip; ++p) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) sums[p][i] = bias && c + i < C ? bias[c + i] : 0.0f;
+  }
+#pragma unroll 1
+  for (int i = 0; i < K; ++i) {
+    float in[gpu_strip + K - 1][N];
+    load_strip(in, tile + ((int(threadIdx.y) + i) * pitch + w_strip) * chunk<T> + threadIdx.x * N);
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const float f = filters[(int(threadIdx.x) * N + n) * K * K + i * K + j];
+#pragma unroll
+        for (int p = 0; p < gpu_strip; ++p) sums[p][n] += f * in[p + j][n];
+      }
+    }
+  }
+  if (h >= H) return;
+#pragma unroll
+  for (int p = 0; p < gpu_strip; ++p) {
+    const int w = w0 + w_strip + p;
+    if (w >= W) break;
+    T* out = y + image + (int64_t(h) * W + w) * C + c;
+    if (V > 1 && c < C) {  // all owned channels are there, and aligned
+      Pack<T, N> pack;
+      if (add) pack = load<N>(out);
+#pragma unroll
+      for (int n = 0; n < N; ++n) pack.v[n] = T((add ? float(pack.v[n]) : 0.0f) + sums[p][n]);
+      store<N>(out, pack);
+    } else {
+      for (int n = 0; n < N && c + n < C; ++n) {
+        out[n] = T((add ? float(out[n]) : 0.0f) + sums[p][n]);
+      }
+    }
+  }
+}
+
+// Partial sums of dweight (parts, C, K, K) and dbias (parts, C). Block (8, K, 8): part blockIdx.x /
+// chunks takes every parts-th tile of the batch; thread (x, i, g) keeps row i of its filters' sums
+// in registers and walks over rows g, g + 8 of the tile. Then the 8 sums meet in shared memory.
+// Reads dy once and x with its frame, and moves 22 numbers from shared memory per 7 x 8
+// multiply-adds.
+template <int K, int V, class T>
+__global__ void __launch_bounds__(64 * K, 1)
+    depthwise_weight_kernel(float* dweight_partials, float* dbias_partials, const T* dy, const T* x,
+                            int64_t B, int H, int W, int C, Tiling t) {
+  constexpr int R = K / 2, N = owned<T>, rows_at_once = 8;
+  DYNAMIC_SHARED(T, x_tile);  // (tile_h + K - 1, x_pitch, chunk), then (tile_h, dy_pitch, chunk)
+  SHARED(float, meeting, [rows_at_once][K * chunk<T>]);
+  const int x_pitch = t.tile_w + K, dy_pitch = t.tile_w + 1;
+  T* dy_tile = x_tile + (t.tile_h + K - 1) * x_pitch * chunk<T>;
+  const int c0 = int(blockIdx.x % t.chunks) * chunk<T>, own = int(threadIdx.x) * N;
+  const int i = int(threadIdx.y), g = int(threadIdx.z);
+  const int64_t part = blockIdx.x / t.chunks, parts = gridDim.x / t.chunks;
+  float sums[K][N] = {}, bias_sums[N] = {};
+  for (int64_t tile = part; tile < B * t.tiles_h * t.tiles_w; tile += parts) {
+    const int w0 = int(tile % t.tiles_w) * t.tile_w;
+    const int h0 = int(tile / t.tiles_w % t.tiles_h) * t.tile_h;
+    const int64_t image = tile / t.tiles_w / t.tiles_h * H * W * C;
+    __syncthreads();  // the tile before this one has been used
+    load_tile_gpu<V>(x_tile, t.tile_h + K - 1, t.tile_w + K - 1, x_pitch, x + image, h0 - R, w0 - R,
+                     c0, H, W, C);
+    load_tile_gpu<V>(dy_tile, t.tile_h, t.tile_w, dy_pitch, dy + image, h0, w0, c0, H, W, C);
+    __syncthreads();
+    for (int h = g; h < t.tile_h; h += rows_at_once) {
+      for (int w = 0; w < t.tile_w; w += gpu_strip) {
+        float up[gpu_strip][N], in[gpu_strip + K - 1][N];
+        load_strip(up, dy_tile + (h * dy_pitch + w) * chunk<T> + own);
+        load_strip(in, x_tile + ((h + i) * x_pitch + w) * chunk<T> + own);
+#pragma unroll
+        for (int p = 0; p < gpu_strip; ++p) {
+#pragma unroll
+          for (int n = 0; n < N; ++n) {
+            bias_sums[n] += up[p][n];
+#pragma unroll
+            for (int j = 0; j < K; ++j) sums[j][n] += up[p][n] * in[p + j][n];
+          }
+        }
+      }
+    }
+  }
+  // Row by row of the filters: the 8 sums of every tap, then those of the bias.
+  const int self = int(threadIdx.x) + 8 * (i + K * g);
+  for (int row = 0; row <= K; ++row) {
+    __syncthreads();
+    if (row < K && i == row) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+#pragma unroll
+        for (int j = 0; j < K; ++j) meeting[g][(own + n) * K + j] = sums[j][n];
+      }
+    }
+    if (row == K && i == 0) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) meeting[g][own + n] = bias_sums[n];
+    }
+    __syncthreads();
+    const int count = row < K ? chunk<T> * K : chunk<T>;
+    for (int k = self; k < count; k += 64 * K) {
+      float sum = 0;
+      for (int r = 0; r < rows_at_once; ++r) sum += meeting[r][k];
+      const int c = c0 + (row < K ? k / K : k);
+      if (c >= C) continue;
+      if (row < K) {
+        dweight_partials[(part * C + c) * K * K + row * K + k % K] = sum;
+      } else if (dbias_partials) {
+        dbias_partials[part * C + c] = sum;
+      }
+    }
+  }
+}
+
+template <int K, class T>
+void depthwise_gpu(T* y, bool add, const T* x, const float* weight, bool turned, const float* bias,
+                   const ImageShape& s) {
+  constexpr int full = 16 / sizeof(T);
+  const Tiling t = tiling_of<T>(s);
+  const int64_t blocks = s.B * t.tiles_h * t.tiles_w * t.chunks;
+  require(blocks < (int64_t(1) << 31), "depthwise_conv: ", blocks,
+          " blocks are more than a grid has");
+  const size_t shared = size_t((t.tile_h + K - 1) * (t.tile_w + K) * chunk<T>) * sizeof(T);
+  launch(vector_width<T>(s.C) == full ? depthwise_kernel<K, full, T> : depthwise_kernel<K, 1, T>,
+         unsigned(blocks), dim3(8, unsigned(t.tile_h), unsigned(t.tile_w / gpu_strip)),
+         shared)(y, add, x, weight, turned, bias, int(s.H), int(s.W), int(s.C), t);
+}
+
+template <int K, class T>
+void depthwise_backward_gpu(Tape& tape, T* dx, bool add, float* dweight, float* dbias, const T* dy,
+                            const T* x, const float* weight, const ImageShape& s) {
+  constexpr int full = 16 / sizeof(T);
+  if (dx) depthwise_gpu<K>(dx, add, dy, weight, true, nullptr, s);
+  const Tiling t = tiling_of<T>(s);
+  const int64_t tiles = s.B * t.tiles_h * t.tiles_w;
+  const int64_t parts = row_parts(tiles, t.chunks, 1);
+  float* dweight_partials = tape.scratch<float>(parts * s.C * K * K);
+  float* dbias_partials = dbias ? tape.scratch<float>(parts * s.C) : nullptr;
+  const int pixels = (t.tile_h + K - 1) * (t.tile_w + K) + t.tile_h * (t.tile_w + 1);
+  launch(vector_width<T>(s.C) == full ? depthwise_weight_kernel<K, full, T>
+                                      : depthwise_weight_kernel<K, 1, T>,
+         unsigned(parts * t.chunks), dim3(8, K, 8), size_t(pixels * chunk<T>) * sizeof(T))(
+      dweight_partials, dbias_partials, dy, x, s.B, int(s.H), int(s.W), int(s.C), t);
+  add_partials_gpu(dweight, dweight_partials, parts, s.C * K * K);
+  if (dbias) add_partials_gpu(dbias, dbias_partials, parts, s.C);
+}
+
+// (4) The op
+// ---------------------------------------------------------------------------------------
+
+template <class F>
+void with_filter_size(int64_t K, F&& body) {
+  if (K == 3) {
+    body(std::integral_constant<int, 3>{});
+  } else {
+    body(std::integral_constant<int, 7>{});
+  }
+}
+
+}  // namespace
+
+Tensor depthwise_conv(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter* bias) {
+  require(x.shape.rank() == 4, "depthwise_conv takes images (B, H, W, C), not ", x.shape.text());
+  const ImageShape s{x.shape[0], x.shape[1], x.shape[2], x.shape[3]};
+  const Parameter* w = &weight;
+  const int64_t K = weight.shape[-1];
+  require(weight.shape == Shape{s.C, 1, K, K}, "depthwise_conv: weight ", weight.name, " ",
+          weight.shape.text(), " does not filter ", s.C, " channels: (C, 1, K, K) would");
+  require(K == 3 || K == 7, "depthwise_conv: filters are 3 x 3 or 7 x 7, but ", weight.name, " is ",
+          weight.shape.text());
+  require(!bias || bias->size() == s.C, "depthwise_conv: bias ", bias ? bias->name : "", " has ",
+          bias ? bias->size() : 0, " elements for ", s.C, " channels");
+  const Tensor y = tape.empty(x.shape);
+  with_filter_size(K, [&](auto k) {
+    on_either(tape, x.dtype, [&](auto type) {
+      using T = decltype(type);
+      const Acc<T>*filter = values_of<T>(w), *b = values_of<T>(bias);
+      if constexpr (cpu_computes<T>) {
+        if (tape.on_cpu()) {
+          return depthwise_cpu::forward<k()>(tape, y.as<T>(), x.as<T>(), filter, b, s);
+        }
+      }
+      if constexpr (gpu_computes<T>) {
+        depthwise_gpu<k()>(y.as<T>(), false, x.as<T>(), filter, false, b, s);
+      }
+    });
+  });
+  tape.record(y, [=, &tape] {
+    with_filter_size(K, [&](auto k) {
+      on_either(tape, x.dtype, [&](auto type) {
+        using T = decltype(type);
+        const auto dx = tape.gradient<T>(x);
+        const T* dy = tape.gradient_of_output<T>(y);
+        if constexpr (cpu_computes<T>) {
+          if (tape.on_cpu()) {
+            return depthwise_cpu::backward<k()>(tape, dx.data, dx.add, gradient_of<T>(w),
+                                               gradient_of<T>(bias), dy, x.as<T>(), values_of<T>(w),
+                                               s);
+          }
+        }
+        if constexpr (gpu_computes<T>) {
+          depthwise_backward_gpu<k()>(tape, dx.data, dx.add, gradient_of<T>(w),
+                                      gradient_of<T>(bias), dy, x.as<T>(), values_of<T>(w), s);
+        }
+      });
+    });
+  });
+  return y;
+}
+
+}  // namespace dyt

@@ -1,0 +1,190 @@
+// The CPU loops of layers/depthwise_conv.cu, which explains and calls them.
+//
+// A tile holds `lanes` channels, one vector register full, of one image: (H, tile_width, lanes),
+// with zeros to the left and right, and in the lanes beyond C. A strip of pixels is summed in
+// registers.
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/tape.h"
+
+namespace dyt {
+
+struct ImageShape {
+  int64_t B, H, W, C;
+};
+
+namespace depthwise_cpu {
+
+template <class T>
+inline constexpr int lanes = 64 / sizeof(T);
+#if defined(__AVX512F__)
+inline constexpr int strip = 8;
+#else
+inline constexpr int strip = 4;  // half as wide registers, and half as many
+#endif
+
+inline int64_t tile_width(int64_t W, int K) { return (W + strip - 1) / strip * strip + K - 1; }
+
+// One group of channels of one image, x -> x[b,0,0,c], into a tile.
+template <int K, class T>
+void load_tile(T* tile, const T* x, int64_t channels, const ImageShape& s) {
+  constexpr int L = lanes<T>, R = K / 2;
+  const int64_t width = tile_width(s.W, K);
+  for (int64_t h = 0; h < s.H; ++h) {
+    T* row = tile + h * width * L;
+    std::fill(row, row + R * L, T(0));
+    std::fill(row + (R + s.W) * L, row + width * L, T(0));
+    for (int64_t w = 0; w < s.W; ++w) {
+      const T* from = x + (h * s.W + w) * s.C;
+      T* to = row + (R + w) * L;
+      if (channels == L) {
+        std::copy_n(from, L, to);
+      } else {
+        for (int l = 0; l < L; ++l) to[l] = l < channels ? from[l] : T(0);
+      }
+    }
+  }
+}
+
+// y, or dx from dy's tile: filters (K, K, lanes), start (lanes) the value before the sum.
+template <int K, class T>
+void filter_tile(T* y, bool add, const T* tile, const T* filters, const T* start, int64_t channels,
+                 const ImageShape& s) {
+  constexpr int L = lanes<T>, R = K / 2;
+  const int64_t width = tile_width(s.W, K);
+  for (int64_t h = 0; h < s.H; ++h) {
+    const int64_t i_begin = std::max<int64_t>(0, R - h), i_end = std::min<int64_t>(K, s.H + R - h);
+    for (int64_t w0 = 0; w0 < s.W; w0 += strip) {
+      T sums[strip][L];
+      for (int p = 0; p < strip; ++p) std::copy_n(start, L, sums[p]);
+      for (int64_t i = i_begin; i < i_end; ++i) {
+        const T* in = tile + ((h + i - R) * width + w0) * L;
+        for (int j = 0; j < K; ++j) {
+          const T* filter = filters + (i * K + j) * L;
+          for (int p = 0; p < strip; ++p) {
+#pragma omp simd simdlen(lanes <T>)
+            for (int l = 0; l < L; ++l) sums[p][l] += filter[l] * in[(j + p) * L + l];
+          }
+        }
+      }
+      for (int64_t p = 0; p < strip && w0 + p < s.W; ++p) {
+        T* out = y + (h * s.W + w0 + p) * s.C;
+        for (int l = 0; l < channels; ++l) out[l] = (add ? out[l] : T(0)) + sums[p][l];
+      }
+    }
+  }
+}
+
+// sums (K K + 1, lanes): adds what this tile contributes to dweight and, in the last row, to dbias.
+template <int K, class T>
+void correlate_tiles(T* sums, const T* x_tile, const T* dy_tile, const ImageShape& s) {
+  constexpr int L = lanes<T>, R = K / 2;
+  const int64_t width = tile_width(s.W, K);
+  for (int i = 0; i < K; ++i) {
+    T row_sums[K][L];
+    std::copy_n(sums + i * K * L, K * L, row_sums[0]);
+    const int64_t h_end = std::min<int64_t>(s.H, s.H + R - i);
+    for (int64_t h = std::max<int64_t>(0, R - i); h < h_end; ++h) {
+      const T* x = x_tile + (h + i - R) * width * L;
+      const T* dy = dy_tile + (h * width + R) * L;
+      for (int64_t w = 0; w < s.W; ++w) {
+        for (int j = 0; j < K; ++j) {
+#pragma omp simd simdlen(lanes <T>)
+          for (int l = 0; l < L; ++l) row_sums[j][l] += dy[w * L + l] * x[(w + j) * L + l];
+        }
+      }
+    }
+    std::copy_n(row_sums[0], K * L, sums + i * K * L);
+  }
+  T* bias_sums = sums + K * K * L;
+  for (int64_t h = 0; h < s.H; ++h) {
+    const T* dy = dy_tile + (h * width + R) * L;
+    for (int64_t w = 0; w < s.W; ++w) {
+      for (int l = 0; l < L; ++l) bias_sums[l] += dy[w * L + l];
+    }
+  }
+}
+
+// weight (C, K, K) to (C / lanes, K, K, lanes), turned by 180 degrees for the backward pass.
+template <int K, class T>
+void group_filters(T* filters, const T* weight, bool turned, int64_t C) {
+  constexpr int L = lanes<T>;
+  for (int64_t c = 0; c < (C + L - 1) / L * L; ++c) {
+    for (int k = 0; k < K * K; ++k) {
+      filters[(c / L * K * K + k) * L + c % L] =
+          c < C ? weight[c * K * K + (turned ? K * K - 1 - k : k)] : T(0);
+    }
+  }
+}
+
+template <int K, class T>
+void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias,
+                           const ImageShape& s) {
+  constexpr int L = lanes<T>;
+  const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
+  const int64_t tile_size = s.H * tile_width(s.W, K) * L;
+  T* filters = tape.scratch<T>(groups * K * K * L);
+  T* tiles = tape.scratch<T>(omp_get_max_threads() * tile_size);
+  group_filters<K>(filters, weight, false, s.C);
+#pragma omp parallel for collapse(2)
+  for (int64_t b = 0; b < s.B; ++b) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t c0 = g * L, channels = std::min<int64_t>(L, s.C - c0);
+      T* tile = tiles + omp_get_thread_num() * tile_size;
+      T start[L] = {};
+      if (bias) std::copy_n(bias + c0, channels, start);
+      load_tile<K>(tile, x + b * image + c0, channels, s);
+      filter_tile<K>(y + b * image + c0, false, tile, filters + g * K * K * L, start, channels, s);
+    }
+  }
+}
+
+// dx may be null; dweight and dbias (or null) are added to. A task is a group of channels of a part
+// of the batch; how many parts depends on the sizes alone, so the sums don't depend on the threads.
+template <int K, class T>
+void backward(Tape& tape, T* dx, bool add, T* dweight, T* dbias, const T* dy,
+                            const T* x, const T* weight, const ImageShape& s) {
+  constexpr int L = lanes<T>, taps = K * K + 1;  // the last one is the bias
+  const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
+  const int64_t parts = std::clamp<int64_t>(64 / groups, 1, s.B);
+  const int64_t tile_size = s.H * tile_width(s.W, K) * L;
+  T* filters = tape.scratch<T>(groups * K * K * L);
+  T* tiles = tape.scratch<T>(omp_get_max_threads() * 2 * tile_size);
+  T* partials = tape.scratch<T>(parts * groups * taps * L);
+  group_filters<K>(filters, weight, true, s.C);
+  const T zeros[L] = {};
+#pragma omp parallel for collapse(2)
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t c0 = g * L, channels = std::min<int64_t>(L, s.C - c0);
+      T* x_tile = tiles + omp_get_thread_num() * 2 * tile_size;
+      T* dy_tile = x_tile + tile_size;
+      T sums[taps * L] = {};
+      for (int64_t b = s.B * part / parts; b < s.B * (part + 1) / parts; ++b) {
+        load_tile<K>(x_tile, x + b * image + c0, channels, s);
+        load_tile<K>(dy_tile, dy + b * image + c0, channels, s);
+        if (dx) {
+          filter_tile<K>(dx + b * image + c0, add, dy_tile, filters + g * K * K * L, zeros,
+                         channels, s);
+        }
+        correlate_tiles<K>(sums, x_tile, dy_tile, s);
+      }
+      std::copy_n(sums, taps * L, partials + (part * groups + g) * taps * L);
+    }
+  }
+#pragma omp parallel for
+  for (int64_t c = 0; c < s.C; ++c) {
+    for (int64_t part = 0; part < parts; ++part) {
+      const T* sums = partials + (part * groups + c / L) * taps * L + c % L;
+      for (int k = 0; k < K * K; ++k) dweight[c * K * K + k] += sums[k * L];
+      if (dbias) dbias[c] += sums[K * K * L];
+    }
+  }
+}
+
+}  // namespace depthwise_cpu
+}  // namespace dyt

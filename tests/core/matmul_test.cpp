@@ -1,0 +1,135 @@
+// Matrix products against three nested loops in f64, in every combination of transposes and types.
+#include "core/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/philox.h"
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+struct Size {
+  int64_t m, n, k;
+};
+// One number, one row, one column, one product, primes, whole tiles, one more and one less.
+const std::vector<Size> sizes = {{1, 1, 1},    {1, 33, 7},    {33, 1, 7},    {7, 33, 1},
+                                 {7, 5, 3},    {64, 32, 128}, {65, 31, 127}, {197, 48, 40},
+                                 {8, 16, 512}, {13, 130, 67}, {130, 257, 24}};
+
+template <class T>
+double to_double(T v) {
+  return double(v);
+}
+double to_double(bf16 v) { return double(float(v)); }
+
+template <class T>
+std::vector<T> random_numbers(int64_t n, uint64_t stream) {
+  RandomSequence random(9, stream);
+  std::vector<T> v(static_cast<size_t>(n));
+  for (T& x : v) x = T(float(random.normal()));
+  return v;
+}
+
+template <class T>
+Buffer to_buffer(Device device, const std::vector<T>& v) {
+  Buffer buffer(device, v.size() * sizeof(T));
+  copy_to_device(device, buffer.data(), v.data(), buffer.bytes());
+  return buffer;
+}
+
+// `rounding`: the relative error of one rounding, of a sum (in Acc<T>) and of a result (in TC).
+template <class T, class TC>
+void check_product(Device device, Op op_a, Op op_b, Size size, float beta, double sum_rounding,
+                   double result_rounding) {
+  const auto [m, n, k] = size;
+  const std::vector<T> a = random_numbers<T>(m * k, 1), b = random_numbers<T>(k * n, 2);
+  std::vector<TC> c = random_numbers<TC>(m * n, 3);
+  // With beta = 0, C is not read: a NaN in it must not show.
+  if (beta == 0) c.assign(c.size(), TC(std::numeric_limits<float>::quiet_NaN()));
+  const Buffer a_there = to_buffer(device, a), b_there = to_buffer(device, b);
+  const Buffer c_there = to_buffer(device, c);
+  matmul(device, op_a, op_b, m, n, k, static_cast<const T*>(a_there.data()),
+         static_cast<const T*>(b_there.data()), beta, static_cast<TC*>(c_there.data()));
+  std::vector<TC> result(c.size());
+  copy_to_host(device, result.data(), c_there.data(), c_there.bytes());
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0, magnitude = 0;
+      for (int64_t l = 0; l < k; ++l) {
+        const double product = to_double(a[size_t(op_a == Op::none ? i * k + l : l * m + i)]) *
+                               to_double(b[size_t(op_b == Op::none ? l * n + j : j * k + l)]);
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      if (beta != 0) {
+        const double before = beta * to_double(c[size_t(i * n + j)]);
+        sum += before;
+        magnitude += std::abs(before);
+      }
+      // k roundings of partial sums no larger than `magnitude` stay below the root of k of them,
+      // give or take; then the result is rounded.
+      const double bound =
+          4 * std::sqrt(double(k)) * sum_rounding * magnitude + result_rounding * std::abs(sum);
+      const double actual = to_double(result[size_t(i * n + j)]);
+      ASSERT_TRUE(std::isfinite(actual) && std::abs(actual - sum) <= bound)
+          << "C[" << i << ", " << j << "] is " << actual << " instead of " << sum << " +- " << bound
+          << " in a product (" << m << ", " << n << ", " << k << "), A "
+          << (op_a == Op::none ? "as it is" : "transposed") << ", B "
+          << (op_b == Op::none ? "as it is" : "transposed") << ", beta " << beta << ", on "
+          << name_of(device);
+    }
+  }
+}
+
+template <class T, class TC>
+void check_products(Device device, double sum_rounding, double result_rounding) {
+  for (const Size& size : sizes) {
+    for (Op op_a : {Op::none, Op::transpose}) {
+      for (Op op_b : {Op::none, Op::transpose}) {
+        for (float beta : {0.0f, 1.0f}) {
+          check_product<T, TC>(device, op_a, op_b, size, beta, sum_rounding, result_rounding);
+          if (testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, OnTheCpuInF32) { check_products<float, float>(Device::cpu, 0x1p-24, 0x1p-24); }
+TEST(Matmul, OnTheCpuInF64) { check_products<double, double>(Device::cpu, 0x1p-53, 0x1p-53); }
+
+TEST(MatmulKernels, InF32) {
+  SKIP_WITHOUT_KERNELS();
+  check_products<float, float>(kernel_device, 0x1p-24, 0x1p-24);
+}
+TEST(MatmulKernels, InBf16) {
+  SKIP_WITHOUT_KERNELS();
+  check_products<bf16, bf16>(kernel_device, 0x1p-24, 0x1p-8);
+}
+TEST(MatmulKernels, FromBf16ToF32) {
+  SKIP_WITHOUT_KERNELS();
+  check_products<bf16, float>(kernel_device, 0x1p-24, 0x1p-24);
+}
+
+// A gradient is repeatable: the same product gives the same bits.
+TEST(Matmul, GivesTheSameBitsTwice) {
+  const int64_t m = 130, n = 70, k = 500;
+  const std::vector<float> a = random_numbers<float>(m * k, 1), b = random_numbers<float>(k * n, 2);
+  std::vector<float> first(size_t(m * n)), second(size_t(m * n));
+  matmul(Device::cpu, Op::none, Op::none, m, n, k, a.data(), b.data(), 0.0f, first.data());
+  matmul(Device::cpu, Op::none, Op::none, m, n, k, a.data(), b.data(), 0.0f, second.data());
+  EXPECT_EQ(first, second);
+}
+
+TEST(Matmul, NamesItsLibrary) {
+  EXPECT_FALSE(std::string(matmul_library(Device::cpu)).empty());
+  EXPECT_FALSE(std::string(matmul_library(kernel_device)).empty());
+  EXPECT_STRNE(matmul_library(Device::cpu), matmul_library(kernel_device));
+}
+
+}  // namespace
+}  // namespace dyt::test

@@ -1,0 +1,103 @@
+#include <gtest/gtest.h>
+
+#include "layers/convolutions.h"
+#include "layers/layers.h"
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+OpCase depthwise_case(Shape images, int64_t K, bool with_bias = true) {
+  return {.name = "depthwise " + std::to_string(K) + " " + images.text(),
+          .inputs = {images},
+          .declare =
+              [=](Parameters& p) {
+                p.add("weight", {images[3], 1, K, K}, Init::gaussian(0.2));
+                if (with_bias) p.add("bias", {images[3]}, Init::gaussian(1.0));
+              },
+          .run =
+              [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+                return depthwise_conv(tape, x[0], p.find("weight"),
+                                      with_bias ? &p.find("bias") : nullptr);
+              }};
+}
+
+TEST(DepthwiseConv, GradientsAgreeWithFiniteDifferences) {
+  check_gradients(depthwise_case({2, 5, 9, 3}, 7));
+  check_gradients(depthwise_case({3, 2, 1, 9}, 7, false));  // smaller than the filter
+  check_gradients(depthwise_case({2, 6, 5, 8}, 3));
+}
+
+TEST(DepthwiseConv, AgreesWithPyTorch) {
+  const std::string file = "layers2.safetensors";
+  check_reference(depthwise_case({2, 9, 8, 5}, 7), file, "depthwise7");
+  check_reference(depthwise_case({1, 3, 4, 6}, 7), file, "depthwise7_small");
+}
+
+// A filter that is 1 in one place and 0 elsewhere moves the image; 0 comes in at the border.
+TEST(DepthwiseConv, OneTapMovesTheImage) {
+  const OpCase op = depthwise_case({1, 4, 5, 1}, 3, false);
+  Values values = draw_values(op, 1);
+  values.parameters["weight"].assign(9, 0.0);
+  values.parameters["weight"][2] = 1;  // row 0, column 2: y(h, w) = x(h - 1, w + 1)
+  const Outcome outcome = run_op(op, Device::cpu, DType::f64, values);
+  for (size_t h = 0; h < 4; ++h) {
+    for (size_t w = 0; w < 5; ++w) {
+      const double expected = h > 0 && w < 4 ? values.inputs[0][(h - 1) * 5 + w + 1] : 0;
+      EXPECT_EQ(outcome.y[h * 5 + w], expected) << h << ", " << w;
+    }
+  }
+}
+
+TEST(DepthwiseConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
+  SKIP_WITHOUT_KERNELS();
+  for (const Shape& images : {Shape{2, 1, 1, 8}, Shape{3, 5, 7, 3}, Shape{2, 9, 9, 40},
+                              Shape{1, 17, 19, 33}, Shape{2, 3, 18, 16}, Shape{5, 2, 2, 24}}) {
+    check_kernels(depthwise_case(images, 7));
+  }
+  check_kernels(depthwise_case({2, 9, 7, 40}, 3, false));
+  check_kernels(depthwise_case({1, 20, 5, 5}, 3));
+}
+
+// y = x + filter(x): the second gradient of x is added to the first.
+OpCase residual_case(Shape images) {
+  OpCase op = depthwise_case(images, 7);
+  op.name += ", residual";
+  op.run = [](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+    return residual_add(tape, x[0],
+                        depthwise_conv(tape, x[0], p.find("weight"), &p.find("bias")));
+  };
+  return op;
+}
+
+TEST(DepthwiseConv, AddsToAGradientThatIsThere) { check_gradients(residual_case({2, 5, 6, 3})); }
+
+TEST(DepthwiseConvKernels, AddToAGradientThatIsThere) {
+  SKIP_WITHOUT_KERNELS();
+  check_kernels(residual_case({2, 5, 6, 5}));
+  check_kernels(residual_case({2, 5, 6, 16}));
+}
+
+void expect_refused(Shape weight, Shape bias, const std::string& why) {
+  Parameters p;
+  const Parameter& w = p.add("conv_dw.weight", weight, Init::ones());
+  const Parameter& b = p.add("conv_dw.bias", bias, Init::ones());
+  p.allocate(Device::cpu, DType::f32, 0);
+  Tape tape(Device::cpu, DType::f32);
+  const Tensor x = tape.empty({2, 4, 4, 5});
+  try {
+    depthwise_conv(tape, x, w, &b);
+    FAIL() << "no error for " << weight.text();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find(why), std::string::npos) << e.what();
+  }
+}
+
+TEST(DepthwiseConv, RefusesWhatDoesNotFit) {
+  expect_refused({6, 1, 7, 7}, {5}, "conv_dw.weight (6, 1, 7, 7) does not filter 5 channels");
+  expect_refused({5, 1, 5, 5}, {5}, "filters are 3 x 3 or 7 x 7");
+  expect_refused({5, 1, 7, 7}, {4}, "conv_dw.bias has 4 elements for 5 channels");
+}
+
+}  // namespace
+}  // namespace dyt::test

@@ -48,6 +48,7 @@ endif
 TEST_SOURCES := $(wildcard tests/*.cpp tests/*/*_test.cpp tests/*/*_test.cu)
 objects = $(patsubst %,$(BUILD)/%.o,$(1))
 
+.DELETE_ON_ERROR:
 .PHONY: all help deps demo test portable clean binaries tests format
 all: dyt
 
@@ -87,7 +88,7 @@ $(BUILD)/dyt_tests: $(call objects,$(SOURCES) $(TEST_SOURCES))
 	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)
 
 # The tests of the lower half, which the emulator runs under AddressSanitizer.
-LOWER := $(filter core/% layers/% models/% training/%,$(SOURCES)) \
+LOWER := $(filter core/% layers/% models/% datasets/% training/%,$(SOURCES)) \
   $(filter tests/%.cpp tests/%.cu,$(wildcard tests/*.cpp $(foreach f,core layers models training,tests/$f/*_test.c*)))
 $(BUILD)/kernel_tests: $(call objects,$(LOWER))
 	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)

@@ -1,5 +1,6 @@
 #include "core/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/philox.h"
@@ -37,6 +38,12 @@ std::vector<double> to_doubles(Device device, const void* data, int64_t offset, 
   return result;
 }
 
+void from_doubles(Device device, void* to, const std::vector<double>& values, DType dtype) {
+  if (dtype == DType::f64) return copy_to_device(device, to, values.data(), values.size() * 8);
+  const std::vector<float> rounded(values.begin(), values.end());
+  copy_to_device(device, to, rounded.data(), rounded.size() * 4);
+}
+
 }  // namespace
 
 Parameter& Parameters::add(const std::string& name, Shape shape, Init init) {
@@ -44,17 +51,33 @@ Parameter& Parameters::add(const std::string& name, Shape shape, Init init) {
 }
 
 Parameter& Parameters::add(const std::string& name, Shape shape, Init init, bool decay) {
-  require(!masters_.data(), "parameter ", name, " added after the memory was allocated");
-  for (const Parameter& p : parameters_) {
-    require(p.name != name, "two parameters named ", name);
-  }
-  require(shape.size() > 0, "parameter ", name, " of shape ", shape.text(), " has no elements");
+  check_new(name, shape);
   Parameter& p = parameters_.emplace_back();
   p.name = name;
   p.shape = shape;
   p.init = init;
   p.decay = decay;
   return p;
+}
+
+ModelBuffer& Parameters::add_buffer(const std::string& name, Shape shape, double initial,
+                                    bool counts) {
+  check_new(name, shape);
+  ModelBuffer& b = buffers_.emplace_back();
+  b.name = name;
+  b.shape = shape;
+  b.initial = initial;
+  b.counts = counts;
+  return b;
+}
+
+void Parameters::check_new(const std::string& name, const Shape& shape) const {
+  require(!masters_.data(), "parameter ", name, " added after the memory was allocated");
+  const auto same_name = [&](const auto& other) { return other.name == name; };
+  require(std::none_of(parameters_.begin(), parameters_.end(), same_name) &&
+              std::none_of(buffers_.begin(), buffers_.end(), same_name),
+          "two parameters named ", name);
+  require(shape.size() > 0, "parameter ", name, " of shape ", shape.text(), " has no elements");
 }
 
 void Parameters::allocate(Device device, DType dtype, uint64_t seed) {
@@ -92,6 +115,24 @@ void Parameters::allocate(Device device, DType dtype, uint64_t seed) {
     set_values(p, values);
   }
   zero_gradients();
+  allocate_buffers();
+}
+
+void Parameters::allocate_buffers() {
+  const DType type = accumulator_of(dtype_);
+  buffer_size_ = 0;
+  for (ModelBuffer& b : buffers_) {
+    b.offset = buffer_size_;
+    buffer_size_ += (b.size() + alignment - 1) / alignment * alignment;
+  }
+  if (buffers_.empty()) return;
+  buffer_memory_ = Buffer(device_, size_t(buffer_size_) * size_of(type));
+  fill_zero(device_, buffer_memory_.data(), buffer_memory_.bytes());
+  for (ModelBuffer& b : buffers_) {
+    b.dtype = type;
+    b.data = static_cast<char*>(buffer_memory_.data()) + size_t(b.offset) * size_of(type);
+    set_values(b, std::vector<double>(size_t(b.size()), b.initial));
+  }
 }
 
 int64_t Parameters::count() const {
@@ -113,6 +154,17 @@ std::vector<double> Parameters::values(const Parameter& p) const {
   return to_doubles(device_, masters_.data(), p.offset, p.size(), accumulator_of(dtype_));
 }
 
+std::vector<double> Parameters::values(const ModelBuffer& b) const {
+  return to_doubles(device_, buffer_memory_.data(), b.offset, b.size(), b.dtype);
+}
+
+ModelBuffer& Parameters::find_buffer(const std::string& name) {
+  for (ModelBuffer& b : buffers_) {
+    if (b.name == name) return b;
+  }
+  fail("no buffer named ", name);
+}
+
 std::vector<double> Parameters::gradient(const Parameter& p) const {
   return to_doubles(device_, gradients_.data(), p.offset, p.size(), accumulator_of(dtype_));
 }
@@ -120,17 +172,18 @@ std::vector<double> Parameters::gradient(const Parameter& p) const {
 void Parameters::set_values(const Parameter& p, const std::vector<double>& values) {
   require(int64_t(values.size()) == p.size(), "parameter ", p.name, " has ", p.size(),
           " elements, not ", values.size());
-  if (accumulator_of(dtype_) == DType::f64) {
-    copy_to_device(device_, p.master, values.data(), values.size() * 8);
-  } else {
-    const std::vector<float> rounded(values.begin(), values.end());
-    copy_to_device(device_, p.master, rounded.data(), rounded.size() * 4);
-    if (dtype_ == DType::bf16) {
-      std::vector<bf16> copy(values.size());
-      for (size_t i = 0; i < copy.size(); ++i) copy[i] = bf16(rounded[i]);
-      copy_to_device(device_, p.data, copy.data(), copy.size() * sizeof(bf16));
-    }
+  from_doubles(device_, p.master, values, accumulator_of(dtype_));
+  if (dtype_ == DType::bf16) {
+    std::vector<bf16> copy(values.size());
+    for (size_t i = 0; i < copy.size(); ++i) copy[i] = bf16(float(values[i]));
+    copy_to_device(device_, p.data, copy.data(), copy.size() * sizeof(bf16));
   }
+}
+
+void Parameters::set_values(const ModelBuffer& b, const std::vector<double>& values) {
+  require(int64_t(values.size()) == b.size(), "buffer ", b.name, " has ", b.size(),
+          " elements, not ", values.size());
+  from_doubles(device_, b.data, values, b.dtype);
 }
 
 }  // namespace dyt

@@ -43,6 +43,16 @@ struct Parameter : Tensor {
   }
 };
 
+// A tensor that belongs to a model and is not learned: a running mean, a count of batches. PyTorch
+// calls it a buffer. It has no gradient, no decay and no bf16 copy, an op changes it by `data`, and a
+// checkpoint holds it beside the parameters. The numbers are f32 (f64 in f64 runs).
+struct ModelBuffer : Tensor {
+  std::string name;
+  double initial = 0;
+  bool counts = false;  // whole numbers: int64 in a file
+  int64_t offset = 0;   // first element in the flat buffer
+};
+
 // The master values and the gradient of an optional parameter, as an op on activations of type T
 // takes them; null if there is no such parameter.
 template <class T>
@@ -66,6 +76,11 @@ class Parameters {
   Parameter& add(const std::string& name, Shape shape, Init init);
   Parameter& add(const std::string& name, Shape shape, Init init, bool decay);
 
+  // The same for a tensor that is not learned; `initial` everywhere. Names must differ from those of
+  // the parameters too. `counts`: it holds whole numbers.
+  ModelBuffer& add_buffer(const std::string& name, Shape shape, double initial,
+                          bool counts = false);
+
   // Initial values come from (seed, the parameter's name), so two models start equal wherever they
   // agree in a parameter's name and shape, whatever else differs, on every device.
   void allocate(Device device, DType dtype, uint64_t seed);
@@ -84,17 +99,29 @@ class Parameters {
   const std::deque<Parameter>& all() const { return parameters_; }
   Parameter& find(const std::string& name);  // Error if there is none
 
+  std::deque<ModelBuffer>& buffers() { return buffers_; }
+  const std::deque<ModelBuffer>& buffers() const { return buffers_; }
+  ModelBuffer& find_buffer(const std::string& name);   // Error if there is none
+  void* buffer_values() const { return buffer_memory_.data(); }  // of all of them; null if none
+  int64_t buffer_size() const { return buffer_size_; }           // elements, with padding (zeros)
+
   // Masters (and their bf16 copies) and gradients to and from host memory, as double.
   std::vector<double> values(const Parameter& p) const;
   std::vector<double> gradient(const Parameter& p) const;
   void set_values(const Parameter& p, const std::vector<double>& values);
+  std::vector<double> values(const ModelBuffer& b) const;
+  void set_values(const ModelBuffer& b, const std::vector<double>& values);
 
  private:
+  void check_new(const std::string& name, const Shape& shape) const;
+  void allocate_buffers();
+
   Device device_ = Device::cpu;
   DType dtype_ = DType::f32;
   std::deque<Parameter> parameters_;
-  int64_t flat_size_ = 0, decayed_size_ = 0;
-  Buffer masters_, gradients_, copies_;
+  std::deque<ModelBuffer> buffers_;
+  int64_t flat_size_ = 0, decayed_size_ = 0, buffer_size_ = 0;
+  Buffer masters_, gradients_, copies_, buffer_memory_;
 };
 
 }  // namespace dyt

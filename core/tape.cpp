@@ -1,5 +1,7 @@
 #include "core/tape.h"
 
+#include "core/poison.h"
+
 namespace dyt {
 
 Tape::Tape(Device device, DType dtype, uint64_t seed)
@@ -45,7 +47,19 @@ Tensor Tape::upload(Shape shape, DType dtype, const void* host, bool wants_gradi
 bool Tape::pass_gradient(const Tensor& y, const Tensor& x) {
   if (!x.grad || x.grad->data) return false;
   *x.grad = *y.grad;
+  y.grad->data = nullptr;
   return true;
+}
+
+void* Tape::allocate_gradient(size_t bytes) {
+  for (size_t i = free_gradients_.size(); i-- > 0;) {  // the one used last is the warmest
+    if (free_gradients_[i].first != bytes) continue;
+    void* place = free_gradients_[i].second;
+    free_gradients_.erase(free_gradients_.begin() + long(i));
+    if (device_ == Device::emulated || sanitized) fill_nan(device_, place, bytes);
+    return place;
+  }
+  return arena_.allocate(bytes);
 }
 
 void Tape::backward(const Tensor& loss) {
@@ -63,7 +77,12 @@ void Tape::backward(const Tensor& y, const void* dy_host) {
   y.grad->filled = true;
   copy_to_device(device_, y.grad->data, dy_host, bytes);
   for (size_t i = entries_.size(); i-- > 0;) {
-    if (entries_[i].output->filled) entries_[i].run(entries_[i].closure);
+    const Entry& entry = entries_[i];
+    if (!entry.output->filled) continue;
+    entry.run(entry.closure);
+    if (!entry.output->data) continue;  // handed on
+    free_gradients_.emplace_back(entry.bytes, entry.output->data);
+    entry.output->data = nullptr;
   }
 }
 
@@ -71,6 +90,7 @@ void Tape::begin(uint64_t step) {
   step_ = step;
   random_ops_ = 0;
   entries_.clear();
+  free_gradients_.clear();
   host_block_ = host_at_ = 0;
   arena_.reset();
 }

@@ -14,6 +14,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/device.h"
@@ -64,7 +65,7 @@ class Tape {
   const T* gradient_of_output(const Tensor& y) const {
     return static_cast<const T*>(y.grad->data);
   }
-  // Lets x's gradient be the memory of y's, if x has none yet: for y = x + ..., where both are
+  // Hands y's gradient to x, memory and all, if x has none yet: for y = x + ..., where both are
   // equal. Only the last reader of y's gradient may call it. False if x already had a gradient.
   bool pass_gradient(const Tensor& y, const Tensor& x);
 
@@ -82,7 +83,11 @@ class Tape {
     void (*run)(void* closure);
     void* closure;
     Gradient* output;
+    size_t bytes;  // of the output's gradient
   };
+  // Memory of gradients that have been used: the next one of the same size takes it, warm from the
+  // cache.
+  void* allocate_gradient(size_t bytes);
   void* host_allocate(size_t bytes, size_t alignment);
 
   Device device_;
@@ -90,6 +95,7 @@ class Tape {
   uint64_t seed_, step_ = 0, random_ops_ = 0;
   Arena arena_;
   std::vector<Entry> entries_;
+  std::vector<std::pair<size_t, void*>> free_gradients_;  // bytes, place
   std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here
   size_t host_block_ = 0, host_at_ = 0;
 };
@@ -100,13 +106,14 @@ void Tape::record(const Tensor& y, F backward) {
   if (!training || !y.grad) return;
   void* place = host_allocate(sizeof(F), alignof(F));
   new (place) F(backward);
-  entries_.push_back({[](void* closure) { (*static_cast<F*>(closure))(); }, place, y.grad});
+  entries_.push_back({[](void* closure) { (*static_cast<F*>(closure))(); }, place, y.grad,
+                      size_t(y.size()) * size_of(y.dtype)});
 }
 
 template <class T>
 GradientTarget<T> Tape::gradient(const Tensor& x) {
   if (!x.grad) return {};
-  if (!x.grad->data) x.grad->data = arena_.allocate(size_t(x.size()) * sizeof(T));
+  if (!x.grad->data) x.grad->data = allocate_gradient(size_t(x.size()) * sizeof(T));
   const GradientTarget<T> target{static_cast<T*>(x.grad->data), x.grad->filled};
   x.grad->filled = true;
   return target;

@@ -6,7 +6,8 @@
 //
 // WHAT WE MEASURE. Final test accuracy of a small ViT on small images, both arms with the same
 // seeds: same initial weights wherever the arms share a parameter, same order of the data, same
-// crops and flips. No hyper-parameter was searched for either arm; alpha0 is the paper's 0.5.
+// crops and flips. The recipe is one that suits LN, and DyT gets it unchanged, as in the paper:
+// nothing was searched for DyT, and alpha0 is the paper's 0.5.
 //
 // THE ARMS. LN: LayerNorm, epsilon 1e-6, at all norm sites (two per block, one before the head).
 // DyT: the same with gamma * tanh(alpha x) + beta, alpha0 = 0.5.
@@ -34,7 +35,7 @@ struct Setting {
 };
 
 Setting setting_of(Size size) {
-  TrainOptions train{.batch = 100, .lr = 1e-3, .lr_floor = 1e-5};
+  TrainOptions train{.batch = 100, .lr = 2e-3, .lr_floor = 2e-5};
   train.adamw.weight_decay = 0.05f;
   train.adamw.max_norm = 1;
   switch (size) {
@@ -45,12 +46,14 @@ Setting setting_of(Size size) {
       train.evaluate_every = 6;
       return {{.width = 32, .depth = 2, .heads = 2}, train, 320, 100, 2};
     case Size::small:
-      train.steps = 500;
-      train.warmup = 50;
-      train.evaluate_every = 100;
-      return {vit_preset("vit_micro"), train, 10000, 2000, 3};
+      train.steps = 360;
+      train.warmup = 36;
+      train.evaluate_every = 60;
+      return {{.width = 96, .depth = 4, .heads = 3}, train, 10000, 2000, 3};
     case Size::full:
       train.batch = 256;
+      train.lr = 1e-3;
+      train.lr_floor = 1e-5;
       train.steps = 20000;
       train.warmup = 1000;
       train.evaluate_every = 1000;

@@ -17,8 +17,8 @@
 
 namespace dyt {
 
-// The sizes of one attention. The queries are the last T_q of T_k tokens: with `causal`, query t sees
-// keys 0 .. t + T_k - T_q. Head h of the queries reads head h / (H / KV) of the keys and values.
+// The sizes of one attention. The queries are the last T_q of T_k tokens: with `causal`, query t
+// sees keys 0 .. t + T_k - T_q. Head h of the queries reads head h / (H / KV) of keys and values.
 struct AttentionShape {
   int64_t B;
   int T_q, T_k, H, KV, D;
@@ -39,11 +39,11 @@ struct Heads {
   HOST_DEVICE T* head(int64_t b, int64_t h, int64_t D) const { return data + b * sample + h * D; }
 };
 
-namespace cpu {
+namespace attention_cpu {
 
-// --- Small products ------------------------------------------------------------------------------
-// Matrices in scratch memory have rows of a multiple of `lanes` numbers, and whole tiles of them are
-// computed: what lies beyond the wanted columns is finite and ignored.
+// --- Small products -----------------------------------------------------------------------------
+// Matrices in scratch memory have rows of a multiple of `lanes` numbers, and whole tiles of them
+// are computed: what lies beyond the wanted columns is finite and ignored.
 
 template <class T>
 inline constexpr int lanes = 64 / sizeof(T);  // numbers in a cache line, or in an AVX-512 register
@@ -67,7 +67,7 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
   T sums[tile_rows][N] = {};
   for (int64_t k = 0; k < K; ++k) {
     const T a_0 = a[0][k * step], a_1 = a[1][k * step], a_2 = a[2][k * step], a_3 = a[3][k * step];
-#pragma omp simd simdlen(lanes<T>)
+#pragma omp simd simdlen(64 / sizeof(T))
     for (int n = 0; n < N; ++n) {
       const T b_kn = b[k * ldb + n];
       sums[0][n] += a_0 * b_kn;
@@ -77,14 +77,14 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
     }
   }
   for (int r = 0; r < tile_rows; ++r) {
-#pragma omp simd simdlen(lanes<T>)
+#pragma omp simd simdlen(64 / sizeof(T))
     for (int n = 0; n < N; ++n) c[r * ldc + n] = (add ? c[r * ldc + n] : T(0)) + sums[r][n];
   }
 }
 
-// C (M, N) = A B, or += with `add`; B (K, N). Element (m, k) of A is a[m * row + k * step], so A may
-// be stored either way. C has room for M rounded up to tile_rows; B and C for N rounded up to lanes.
-// The columns are covered by tiles of `vectors` registers, what is left by narrower ones.
+// C (M, N) = A B, or += with `add`; B (K, N). Element (m, k) of A is a[m * row + k * step], so A
+// may be stored either way. C has room for M rounded up to tile_rows; B and C for N rounded up to
+// lanes. The columns are covered by tiles of `vectors` registers, what is left by narrower ones.
 template <bool add, int vectors = tile_vectors, class T>
 void product(T* c, int64_t ldc, int64_t M, int64_t N, int64_t K, const T* a, int64_t row,
              int64_t step, const T* b, int64_t ldb) {
@@ -131,7 +131,7 @@ void pack_transposed(T* to, int64_t ld, int64_t columns, const T* from, int64_t 
   for (d = 0; d < D; ++d) std::fill(to + d * ld + rows, to + d * ld + columns, T(0));
 }
 
-// to = from * scale, or += with `add`; `from` is packed, `to` a head's rows.
+// to = from, or += with `add`; `from` is packed, `to` a head's rows.
 template <class T>
 void write_rows(T* to, int64_t stride, bool add, const T* from, int64_t rows, int64_t D) {
   for (int64_t t = 0; t < rows; ++t, from += pad<T>(D), to += stride) {
@@ -165,7 +165,7 @@ class Scratch {
   T* next_;
 };
 
-// --- Softmax over the columns of s (keys, query_tile), lanes columns at a time --------------------
+// --- Softmax over the columns of s (keys, query_tile), lanes columns at a time -----------------
 
 inline constexpr int64_t query_tile = 64;
 
@@ -183,37 +183,39 @@ void hide_future(T* s, int64_t first, int64_t queries, const AttentionShape& sha
 // s becomes exp(scale (s - max)), where max is the column's maximum; sum: the sums of the columns.
 template <class T>
 void softmax(T* s, T* max, T* sum, int64_t keys, int64_t queries, T scale) {
-  for (int64_t first = 0; first < queries; first += lanes<T>) {
-    T highest[lanes<T>], total[lanes<T>] = {};
-    std::fill_n(highest, lanes<T>, -std::numeric_limits<T>::infinity());
+  constexpr int L = lanes<T>;
+  for (int64_t first = 0; first < queries; first += L) {
+    T highest[L], total[L] = {};
+    std::fill_n(highest, L, -std::numeric_limits<T>::infinity());
     for (int64_t j = 0; j < keys; ++j) {
       const T* const s_j = s + j * query_tile + first;
-#pragma omp simd simdlen(lanes<T>)
-      for (int i = 0; i < lanes<T>; ++i) highest[i] = s_j[i] > highest[i] ? s_j[i] : highest[i];
+#pragma omp simd simdlen(L)
+      for (int i = 0; i < L; ++i) highest[i] = s_j[i] > highest[i] ? s_j[i] : highest[i];
     }
     for (int64_t j = 0; j < keys; ++j) {
       T* const s_j = s + j * query_tile + first;
-#pragma omp simd simdlen(lanes<T>)
-      for (int i = 0; i < lanes<T>; ++i) {
+#pragma omp simd simdlen(L)
+      for (int i = 0; i < L; ++i) {
         s_j[i] = cpu::exp(scale * (s_j[i] - highest[i]));
         total[i] += s_j[i];
       }
     }
-    std::copy_n(highest, lanes<T>, max + first);
-    std::copy_n(total, lanes<T>, sum + first);
+    std::copy_n(highest, L, max + first);
+    std::copy_n(total, L, sum + first);
   }
 }
 
 // s becomes p = exp(scale s - lse), dp becomes ds = scale p (dp - delta), delta the sum of p dp.
 template <class T>
 void softmax_backward(T* s, T* dp, const T* lse, int64_t keys, int64_t queries, T scale) {
-  for (int64_t first = 0; first < queries; first += lanes<T>) {
-    T delta[lanes<T>] = {};
+  constexpr int L = lanes<T>;
+  for (int64_t first = 0; first < queries; first += L) {
+    T delta[L] = {};
     for (int64_t j = 0; j < keys; ++j) {
       T* const s_j = s + j * query_tile + first;
       const T* const dp_j = dp + j * query_tile + first;
-#pragma omp simd simdlen(lanes<T>)
-      for (int i = 0; i < lanes<T>; ++i) {
+#pragma omp simd simdlen(L)
+      for (int i = 0; i < L; ++i) {
         s_j[i] = cpu::exp(scale * s_j[i] - lse[first + i]);
         delta[i] += s_j[i] * dp_j[i];
       }
@@ -221,21 +223,21 @@ void softmax_backward(T* s, T* dp, const T* lse, int64_t keys, int64_t queries, 
     for (int64_t j = 0; j < keys; ++j) {
       const T* const p_j = s + j * query_tile + first;
       T* const dp_j = dp + j * query_tile + first;
-#pragma omp simd simdlen(lanes<T>)
-      for (int i = 0; i < lanes<T>; ++i) dp_j[i] = scale * p_j[i] * (dp_j[i] - delta[i]);
+#pragma omp simd simdlen(L)
+      for (int i = 0; i < L; ++i) dp_j[i] = scale * p_j[i] * (dp_j[i] - delta[i]);
     }
   }
 }
 
-}  // namespace cpu
+}  // namespace attention_cpu
 
-// --- Attention ------------------------------------------------------------------------------------
+// --- Attention ----------------------------------------------------------------------------------
 
 // y (B, T_q, H, D) and lse (B, H, T_q) from q, k, v.
 template <class T>
-void attention_forward_cpu(Heads<T> y, T* lse, Heads<const T> q, Heads<const T> k,
-                           Heads<const T> v, const AttentionShape& shape) {
-  using namespace cpu;
+void attention_forward_cpu(Heads<T> y, T* lse, Heads<const T> q, Heads<const T> k, Heads<const T> v,
+                           const AttentionShape& shape) {
+  using namespace attention_cpu;
   const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
   const int64_t Tp = pad<T>(T_k), Dp = pad<T>(D);
 #pragma omp parallel for schedule(static)
@@ -273,7 +275,7 @@ template <class T>
 void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add, Heads<const T> dy,
                             const T* lse, Heads<const T> q, Heads<const T> k, Heads<const T> v,
                             const AttentionShape& shape) {
-  using namespace cpu;
+  using namespace attention_cpu;
   const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
   const int64_t Tp = pad<T>(T_k), Dp = pad<T>(D), group = shape.group();
 #pragma omp parallel for schedule(static)

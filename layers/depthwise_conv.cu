@@ -1,9 +1,8 @@
 // Depthwise convolution: each channel is filtered by itself. ConvNeXt's way to mix over space, with
 // K = 7 (arXiv 2201.03545, section 2.5).
 //
-// (1) The mathematics. x, y (B, H, W, C); weight (C, 1, K, K) as PyTorch stores it; bias (C);
-// stride
-//     1; with R = K / 2, and x = 0 outside the image:
+// (1) The mathematics. x, y (B, H, W, C); weight (C, 1, K, K) as in PyTorch; bias (C); stride 1;
+//     with R = K / 2, and x = 0 outside the image:
 //
 //       y[b,h,w,c] = bias[c] + sum over i, j < K of  weight[c,i,j] x[b, h+i-R, w+j-R, c]
 //
@@ -29,13 +28,12 @@ namespace {
 
 // (2) The CPU loops are in depthwise_conv_cpu.h.
 
-// (3) The kernels
-// ---------------------------------------------------------------------------------- A block works
-// on `chunk` channels, 32 bytes of a pixel (the unit in which memory is read), and on tiles of up
-// to 16 x 16 pixels. In shared memory a tile has a frame of R pixels, of zeros where the image
-// ends, and an odd number of pixels to a row, so that 4 rows of 8 words never meet in a bank. A
-// thread owns 4 bytes of channels, `owned`, and sums over strips of 8 pixels in registers: 14 loads
-// from shared memory are enough for 7 x 8 multiplications per channel.
+// (3) The kernels ---------------------------------------------------------------------------------
+// A block works on `chunk` channels, 32 bytes of a pixel (the unit in which memory is read), and on
+// tiles of up to 16 x 16 pixels. In shared memory a tile has a frame of R pixels, of zeros where
+// the image ends, and an odd number of pixels to a row, so that 4 rows of 8 words never meet in a
+// bank. A thread owns 4 bytes of channels, `owned`, and sums over strips of 8 pixels in registers:
+// 14 loads from shared memory are enough for 7 x 8 multiplications per channel.
 
 template <class T>
 inline constexpr int chunk = 32 / sizeof(T);
@@ -164,9 +162,9 @@ __global__ void __launch_bounds__(256)
 // Reads dy once and x with its frame, and moves 22 numbers from shared memory per 7 x 8
 // multiply-adds.
 template <int K, int V, class T>
-__global__ void __launch_bounds__(64 * K, 1)
+__global__ void __launch_bounds__(64 * K, K == 7 ? 2 : 4)
     depthwise_weight_kernel(float* dweight_partials, float* dbias_partials, const T* dy, const T* x,
-                            int64_t B, int H, int W, int C, Tiling t) {
+                            int tiles, int H, int W, int C, Tiling t) {
   constexpr int R = K / 2, N = owned<T>, rows_at_once = 8;
   DYNAMIC_SHARED(T, x_tile);  // (tile_h + K - 1, x_pitch, chunk), then (tile_h, dy_pitch, chunk)
   SHARED(float, meeting, [rows_at_once][K * chunk<T>]);
@@ -174,12 +172,11 @@ __global__ void __launch_bounds__(64 * K, 1)
   T* dy_tile = x_tile + (t.tile_h + K - 1) * x_pitch * chunk<T>;
   const int c0 = int(blockIdx.x % t.chunks) * chunk<T>, own = int(threadIdx.x) * N;
   const int i = int(threadIdx.y), g = int(threadIdx.z);
-  const int64_t part = blockIdx.x / t.chunks, parts = gridDim.x / t.chunks;
+  const int part = int(blockIdx.x) / t.chunks, parts = int(gridDim.x) / t.chunks;
   float sums[K][N] = {}, bias_sums[N] = {};
-  for (int64_t tile = part; tile < B * t.tiles_h * t.tiles_w; tile += parts) {
-    const int w0 = int(tile % t.tiles_w) * t.tile_w;
-    const int h0 = int(tile / t.tiles_w % t.tiles_h) * t.tile_h;
-    const int64_t image = tile / t.tiles_w / t.tiles_h * H * W * C;
+  for (int tile = part; tile < tiles; tile += parts) {
+    const int w0 = tile % t.tiles_w * t.tile_w, h0 = tile / t.tiles_w % t.tiles_h * t.tile_h;
+    const int64_t image = int64_t(tile / t.tiles_w / t.tiles_h) * H * W * C;
     __syncthreads();  // the tile before this one has been used
     load_tile_gpu<V>(x_tile, t.tile_h + K - 1, t.tile_w + K - 1, x_pitch, x + image, h0 - R, w0 - R,
                      c0, H, W, C);
@@ -225,9 +222,9 @@ __global__ void __launch_bounds__(64 * K, 1)
       const int c = c0 + (row < K ? k / K : k);
       if (c >= C) continue;
       if (row < K) {
-        dweight_partials[(part * C + c) * K * K + row * K + k % K] = sum;
+        dweight_partials[(int64_t(part) * C + c) * K * K + row * K + k % K] = sum;
       } else if (dbias_partials) {
-        dbias_partials[part * C + c] = sum;
+        dbias_partials[int64_t(part) * C + c] = sum;
       }
     }
   }
@@ -254,20 +251,19 @@ void depthwise_backward_gpu(Tape& tape, T* dx, bool add, float* dweight, float* 
   if (dx) depthwise_gpu<K>(dx, add, dy, weight, true, nullptr, s);
   const Tiling t = tiling_of<T>(s);
   const int64_t tiles = s.B * t.tiles_h * t.tiles_w;
-  const int64_t parts = row_parts(tiles, t.chunks, 1);
+  const int64_t parts = std::clamp<int64_t>(512 / t.chunks, 1, tiles);  // fills a large GPU twice
   float* dweight_partials = tape.scratch<float>(parts * s.C * K * K);
   float* dbias_partials = dbias ? tape.scratch<float>(parts * s.C) : nullptr;
   const int pixels = (t.tile_h + K - 1) * (t.tile_w + K) + t.tile_h * (t.tile_w + 1);
   launch(vector_width<T>(s.C) == full ? depthwise_weight_kernel<K, full, T>
                                       : depthwise_weight_kernel<K, 1, T>,
          unsigned(parts * t.chunks), dim3(8, K, 8), size_t(pixels * chunk<T>) * sizeof(T))(
-      dweight_partials, dbias_partials, dy, x, s.B, int(s.H), int(s.W), int(s.C), t);
+      dweight_partials, dbias_partials, dy, x, int(tiles), int(s.H), int(s.W), int(s.C), t);
   add_partials_gpu(dweight, dweight_partials, parts, s.C * K * K);
   if (dbias) add_partials_gpu(dbias, dbias_partials, parts, s.C);
 }
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 template <class F>
 void with_filter_size(int64_t K, F&& body) {
@@ -315,8 +311,8 @@ Tensor depthwise_conv(Tape& tape, const Tensor& x, const Parameter& weight, cons
         if constexpr (cpu_computes<T>) {
           if (tape.on_cpu()) {
             return depthwise_cpu::backward<k()>(tape, dx.data, dx.add, gradient_of<T>(w),
-                                               gradient_of<T>(bias), dy, x.as<T>(), values_of<T>(w),
-                                               s);
+                                                gradient_of<T>(bias), dy, x.as<T>(),
+                                                values_of<T>(w), s);
           }
         }
         if constexpr (gpu_computes<T>) {

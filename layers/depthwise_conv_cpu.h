@@ -122,8 +122,7 @@ void group_filters(T* filters, const T* weight, bool turned, int64_t C) {
 }
 
 template <int K, class T>
-void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias,
-                           const ImageShape& s) {
+void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias, const ImageShape& s) {
   constexpr int L = lanes<T>;
   const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
   const int64_t tile_size = s.H * tile_width(s.W, K) * L;
@@ -146,8 +145,8 @@ void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias,
 // dx may be null; dweight and dbias (or null) are added to. A task is a group of channels of a part
 // of the batch; how many parts depends on the sizes alone, so the sums don't depend on the threads.
 template <int K, class T>
-void backward(Tape& tape, T* dx, bool add, T* dweight, T* dbias, const T* dy,
-                            const T* x, const T* weight, const ImageShape& s) {
+void backward(Tape& tape, T* dx, bool add, T* dweight, T* dbias, const T* dy, const T* x,
+              const T* weight, const ImageShape& s) {
   constexpr int L = lanes<T>, taps = K * K + 1;  // the last one is the bias
   const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
   const int64_t parts = std::clamp<int64_t>(64 / groups, 1, s.B);

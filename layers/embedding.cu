@@ -248,12 +248,12 @@ void add_position_forward_gpu(T* y, const T* x, const float* class_token, const 
          256)(y, x, class_token, position, counted(packs), unsigned(tokens), unsigned(C / V));
 }
 
-// sums += column sums of dy, whose rows of n numbers begin `stride` apart.
+// sums += column sums of dy, whose rows of n numbers begin `stride` apart, a multiple of n.
 template <class T>
 void add_column_sums_gpu(Tape& tape, float* sums, const T* dy, int64_t rows, int64_t stride,
                          int64_t n) {
   constexpr int full = 16 / sizeof(T);
-  const int V = stride % full == 0 ? vector_width<T>(n) : 1;
+  const int V = vector_width<T>(n);
   const unsigned columns = blocks_for(n, 32 * V);
   const unsigned parts = unsigned(row_parts(rows, columns, 32));
   float* partials = tape.scratch<float>(parts * n);

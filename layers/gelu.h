@@ -10,12 +10,14 @@ namespace dyt {
 namespace gelu_detail {
 
 #if defined(__CUDA_ARCH__)
-__device__ inline float erf_of(float z) { return erff(z); }
+__device__ inline float normal_cdf(float x) {
+  return 0.5f * (1.0f + erff(x * 0.70710678118654752440f));
+}
 __device__ inline float exp_of(float z) { return expf(z); }
 #else
 template <class A>
-A erf_of(A z) {
-  return cpu::erf(z);
+A normal_cdf(A x) {
+  return cpu::normal_cdf(x);
 }
 template <class A>
 A exp_of(A z) {
@@ -28,7 +30,7 @@ A exp_of(A z) {
 template <Gelu kind, class A>
 HOST_DEVICE inline A distribution(A x) {
   if constexpr (kind == Gelu::erf) {
-    return A(0.5) * (A(1) + erf_of(x * A(0.70710678118654752440)));
+    return normal_cdf(x);
   } else {
     const A u = A(0.79788456080286535588) * x * (A(1) + A(0.044715) * x * x);
     return A(1) / (A(1) + exp_of(A(-2) * u));

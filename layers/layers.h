@@ -66,6 +66,82 @@ Tensor take_token(Tape& tape, const Tensor& x, int64_t token);
 // --- cross_entropy.cu ------------------------------------------------------------------------------
 // The mean over rows of the cross-entropy between softmax(logits) (rows, K) and the labels (rows)
 // i32, smoothed: (1 - s) on the label plus s / K on every class. One number, f32 (f64 in f64 runs).
+// A label outside 0..K-1 is an Error on the cpu; kernels make the loss and its row's gradient NaN.
 Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, float smoothing = 0);
+
+// --- token_embedding.cu: y (B, T, C) = scale weight[token] + position[first + t] -------------------
+// tokens (B, T) i32; weight (V, C); position (P, C), P >= first + T, or null; scale (1), learned, or
+// null: 1.
+Tensor token_embedding(Tape& tape, const Tensor& tokens, const Parameter& weight,
+                       const Parameter* position = nullptr, const Parameter* scale = nullptr,
+                       int64_t first = 0);
+
+// --- rope.cu: rotary position embedding of the queries and keys in a packed qkv, as attention takes -
+// it. In every head, numbers i and i + D/2 of token t turn by the angle (first + t) theta^(-2i/D).
+Tensor rope(Tape& tape, const Tensor& qkv, const AttentionOptions& heads, double theta = 10000,
+            int64_t first = 0);
+
+// --- swiglu.cu: y (..., C) = silu(gate) up from [gate, up] (..., 2 C); silu(x) = x / (1 + exp(-x)) --
+Tensor swiglu(Tape& tape, const Tensor& gate_up);
+
+// --- dropout.cu: y = x keep / (1 - drop), each number kept with probability 1 - drop; in training ---
+Tensor dropout(Tape& tape, const Tensor& x, float drop);
+
+// --- tied_head.cu: the output of a language model, its weight (V, C) the token embedding or its own -
+// tied_head: the mean over rows of the cross-entropy between softmax(x weight') and labels (rows)
+// i32, one number, f32 (f64 in f64 runs). Never more than chunk_rows rows of logits exist; 0: as
+// many as make a good product.
+Tensor tied_head(Tape& tape, const Tensor& x, const Parameter& weight, const Tensor& labels,
+                 int64_t chunk_rows = 0);
+Tensor tied_logits(Tape& tape, const Tensor& x, const Parameter& weight);  // (..., V) = x weight'
+
+// --- attention.cu: attention of a text's next T tokens to themselves and to the `past` ones before --
+// whose keys and values are in a cache, (B, capacity, kv_heads D) each, on the tape's device in its
+// number type; those of the new tokens are added to it. Causal; no gradient.
+struct KeyValueCache {
+  void *keys = nullptr, *values = nullptr;
+  int64_t capacity = 0, past = 0;  // tokens
+};
+Tensor attention_with_cache(Tape& tape, const Tensor& qkv, const AttentionOptions& options,
+                            const KeyValueCache& cache);
+
+// --- rmsnorm.cu: y = x / sqrt(mean of x^2 + epsilon) * gamma over the last dimension ---------------
+Tensor rmsnorm(Tape& tape, const Tensor& x, const Parameter* gamma, float epsilon);
+
+// --- batchnorm.cu: y = gamma * (x - mean) / sqrt(variance + epsilon) + beta for each channel of (..., C),
+// mean and variance over everything but C: of this batch in training, which needs more than one row,
+// else the running ones. Training also moves those: (1 - momentum) * old + momentum * new, with the
+// unbiased variance, and counts the batch.
+struct BatchnormParameters {
+  const Parameter* gamma = nullptr;               // (C); null: 1
+  const Parameter* beta = nullptr;                // (C); null: 0
+  const ModelBuffer* running_mean = nullptr;      // (C)
+  const ModelBuffer* running_variance = nullptr;  // (C)
+  const ModelBuffer* batches = nullptr;           // (1); null: not counted
+};
+struct BatchnormOptions {
+  float epsilon = 1e-5f;
+  float momentum = 0.1f;
+  bool frozen = false;  // true: training, too, takes the running statistics, and leaves them alone
+};
+Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
+                 const BatchnormOptions& options = {});
+
+// --- groupnorm.cu: the same for each sample of x (B, ..., C), over its rows and the C / groups channels
+// of a group; no running statistics. gamma and beta (C) may be null.
+Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma,
+                 const Parameter* beta, float epsilon);
+
+// --- activation.cu: max(0, x) or max(0, x + residual); x / (1 + exp(-x)) ---------------------------
+Tensor relu(Tape& tape, const Tensor& x, const Tensor* residual = nullptr);
+Tensor silu(Tape& tape, const Tensor& x);
+
+// --- layer_scale.cu: y (..., C) = gamma * x, or residual + gamma * x -------------------------------
+Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma,
+                   const Tensor* residual = nullptr);
+
+// --- cross_entropy.cu: the same loss with soft targets (rows, K) f32, as mixup makes them ----------
+// The mean over rows of -sum over k of targets(k) log softmax(logits)(k). Labels smoothed beforehand.
+Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& targets);
 
 }  // namespace dyt

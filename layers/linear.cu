@@ -10,9 +10,10 @@
 //       dx = dh weight        dweight = dh' x        dbias = sum over rows of dh
 //
 //     Almost all of a Transformer's arithmetic is in these three products, 6 rows Cin Cout
-//     operations a step, and a library does them. What is left to us is what goes around them: the
-//     bias (and the residual) is written into y first, and the product adds to it; and the backward
-//     pass computes dh and its column sums while the numbers are in registers.
+//     operations a step, and a library does them. What is left to us is what goes around them: bias
+//     and residual are written into y first, and the product adds to it; before GELU the bias is
+//     added in the same pass; and the backward pass computes dh and its column sums while the numbers
+//     are in registers.
 //     dh takes the place of dy: nobody reads dy after this op's closure.
 #include "core/dispatch.h"
 #include "core/gradient.h"
@@ -39,10 +40,18 @@ void start_cpu(T* y, const T* residual, const T* bias, int64_t rows, int64_t C) 
   }
 }
 
+// h += bias;  y = gelu(h)
 template <Gelu kind, class T>
-void gelu_forward_cpu(T* y, const T* h, int64_t n) {
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < n; ++i) y[i] = gelu_value<kind>(h[i]);
+void bias_gelu_forward_cpu(T* y, T* h, const T* bias, int64_t rows, int64_t C) {
+#pragma omp parallel for
+  for (int64_t r = 0; r < rows; ++r) {
+#pragma omp simd
+    for (int64_t c = 0; c < C; ++c) {
+      const T h_rc = h[r * C + c] + bias[c];
+      h[r * C + c] = h_rc;
+      y[r * C + c] = gelu_value<kind>(h_rc);
+    }
+  }
 }
 
 // dbias += column sums of dy.
@@ -90,15 +99,21 @@ __global__ void start_kernel(T* y, const T* residual, const float* bias, unsigne
   store<V>(y + size_t(p) * V, out);
 }
 
-// y = gelu(h): one thread per pack, 4 bytes moved per element in bf16.
+// h += bias, y = gelu(h): one thread per pack, 6 bytes moved per element in bf16.
 template <Gelu kind, int V, class T>
-__global__ void gelu_of_kernel(T* y, const T* h, unsigned packs) {
+__global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
+                                 unsigned packs_per_row) {
   const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= packs) return;
-  const Pack<T, V> in = load<V>(h + size_t(p) * V);
+  const unsigned c = p % packs_per_row * V;
+  Pack<T, V> pre = load<V>(h + size_t(p) * V);
   Pack<T, V> out;
 #pragma unroll
-  for (int i = 0; i < V; ++i) out.v[i] = T(gelu_value<kind>(float(in.v[i])));
+  for (int i = 0; i < V; ++i) {
+    pre.v[i] = T(float(pre.v[i]) + bias[c + i]);
+    out.v[i] = T(gelu_value<kind>(float(pre.v[i])));  // of h as it is kept
+  }
+  store<V>(h + size_t(p) * V, pre);
   store<V>(y + size_t(p) * V, out);
 }
 
@@ -147,11 +162,13 @@ void start_gpu(T* y, const T* residual, const float* bias, int64_t rows, int64_t
 }
 
 template <Gelu kind, class T>
-void gelu_forward_gpu(T* y, const T* h, int64_t n) {
+void bias_gelu_forward_gpu(T* y, T* h, const float* bias, int64_t rows, int64_t C) {
   constexpr int full = 16 / sizeof(T);
-  const int V = vector_width<T>(n);
-  launch(V == full ? gelu_of_kernel<kind, full, T> : gelu_of_kernel<kind, 1, T>,
-         blocks_for(n / V, 256), 256)(y, h, unsigned(n / V));
+  const int V = vector_width<T>(C);
+  const int64_t packs = rows * C / V;
+  require(packs < (int64_t(1) << 32), "linear: too many elements for one kernel: ", rows * C);
+  launch(V == full ? bias_gelu_kernel<kind, full, T> : bias_gelu_kernel<kind, 1, T>,
+         blocks_for(packs, 256), 256)(y, h, bias, unsigned(packs), unsigned(C / V));
 }
 
 template <Gelu kind, bool with_gelu, class T>
@@ -258,16 +275,20 @@ Tensor linear_gelu(Tape& tape, const Tensor& x, const Parameter& weight, const P
   const int64_t rows = y.rows(), C = y.channels();
   on_either(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
-    linear_forward<T>(tape, h.as<T>(), x, *w, b, nullptr);
+    linear_forward<T>(tape, h.as<T>(), x, *w, nullptr, nullptr);  // the bias follows
   });
   with_gelu(kind, [&](auto g) {
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) gelu_forward_cpu<g()>(y.as<T>(), h.as<T>(), rows * C);
+        if (tape.on_cpu()) {
+          bias_gelu_forward_cpu<g()>(y.as<T>(), h.as<T>(), values_of<T>(b), rows, C);
+        }
       }
       if constexpr (gpu_computes<T>) {
-        if (!tape.on_cpu()) gelu_forward_gpu<g()>(y.as<T>(), h.as<T>(), rows * C);
+        if (!tape.on_cpu()) {
+          bias_gelu_forward_gpu<g()>(y.as<T>(), h.as<T>(), values_of<T>(b), rows, C);
+        }
       }
     });
   });

@@ -33,10 +33,10 @@ struct DropPath {
   }
 };
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 // y = x + f keep(b) / (1 - drop) on B samples of n elements. x may be null (zeros), or y itself.
+// What a dropped sample has in f is not looked at.
 template <class T>
 void residual_cpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
   const T scale = path.scale<T>();
@@ -44,18 +44,17 @@ void residual_cpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < B; ++b) {
     for (int64_t p = 0; p < pieces; ++p) {
-      const bool kept = path.keeps(b);  // if not, f is not looked at
       const int64_t begin = b * n + p * piece, end = b * n + std::min(n, (p + 1) * piece);
+      if (!x) std::fill(y + begin, y + end, T(0));
+      if (x && x != y) std::copy(x + begin, x + end, y + begin);
+      if (!path.keeps(b)) continue;
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) {
-        y[i] = (x ? x[i] : T(0)) + (kept ? f[i] * scale : T(0));
-      }
+      for (int64_t i = begin; i < end; ++i) y[i] += f[i] * scale;
     }
   }
 }
 
-// (3) The kernel
-// -----------------------------------------------------------------------------------
+// (3) The kernel ----------------------------------------------------------------------------------
 
 // One thread per pack of V consecutive elements of a sample. Reads x and f and writes y, 6 bytes
 // per element in bf16, but doesn't read f where it is dropped.
@@ -97,8 +96,7 @@ void residual(const Tape& tape, T* y, const T* x, const T* f, DropPath path, int
 
 }  // namespace
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
   require(x.shape == f.shape, "residual_add: x ", x.shape.text(), " and f ", f.shape.text(),

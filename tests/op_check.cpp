@@ -143,8 +143,9 @@ void check_gradients(const OpCase& op) {
   const auto compare = [&](std::vector<double>& v, const std::vector<double>& gradient,
                            const std::string& what) {
     std::vector<double> chosen, numeric;
-    for (int k = 0; k < 24; ++k) {
-      const size_t i = v.size() <= 24 ? size_t(k) : random.below(uint32_t(v.size()));
+    for (int k = 0; k < op.checked_elements; ++k) {
+      const bool all = v.size() <= size_t(op.checked_elements);
+      const size_t i = all ? size_t(k) : random.below(uint32_t(v.size()));
       if (i >= v.size()) break;
       const double h = 1e-5, saved = v[i];
       v[i] = saved + h;

@@ -23,6 +23,7 @@ struct OpCase {
   double input_scale = 1;       // inputs are normal with this standard deviation
   double bf16_tolerance = 2e-2;  // relative, in the norm of each result
   double f32_tolerance = 2e-5;
+  int checked_elements = 24;  // of each tensor, by finite differences
 };
 
 // The numbers that go into one run.

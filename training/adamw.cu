@@ -11,6 +11,7 @@
 //     read), and 2 more to refresh a bf16 copy.
 #include "training/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -133,7 +134,7 @@ void AdamW::step(float lr) {
   }
   float* squares = static_cast<float*>(norm_partials_.data());
   const float* g = static_cast<const float*>(parameters_.gradients());
-  const int64_t part = (n + norm_parts - 1) / norm_parts;
+  const int64_t part = std::max<int64_t>(4096, (n + norm_parts - 1) / norm_parts);
   const unsigned parts = blocks_for(n, part);
   launch(sum_of_squares_kernel, parts, 256)(squares + 1, g, n, part);
   fill_zero(parameters_.device(), squares, sizeof(float));

@@ -197,5 +197,47 @@ TEST(Parameters, RefusesWhatWouldGoWrongLater) {
   EXPECT_EQ(message_of([&] { w.master_as<double>(); }), "parameter w has a f32 master, not f64");
 }
 
+// Buffers are a model's, but not the optimizer's.
+TEST(Parameters, BuffersAreKeptApart) {
+  for (DType dtype : {DType::f32, DType::f64}) {
+    Parameters p;
+    p.add("weight", {4, 5}, Init::ones());
+    p.add_buffer("running_mean", {5}, 0);
+    p.add_buffer("running_var", {5}, 1);
+    p.add_buffer("batches", {1}, 0, true);
+    p.allocate(Device::cpu, dtype, 1);
+    EXPECT_EQ(p.count(), 20);
+    EXPECT_EQ(p.all().size(), 1u);
+    EXPECT_EQ(p.flat_size(), 32);
+    EXPECT_EQ(p.buffers().size(), 3u);
+    EXPECT_EQ(p.values(p.find_buffer("running_var")), std::vector<double>(5, 1.0));
+    const ModelBuffer& mean = p.find_buffer("running_mean");
+    EXPECT_EQ(mean.grad, nullptr);
+    EXPECT_EQ(mean.dtype, dtype);
+    EXPECT_EQ(static_cast<char*>(mean.data),
+              static_cast<char*>(p.buffer_values()) + size_t(mean.offset) * size_of(dtype));
+    p.set_values(mean, {1, 2, 3, 4, 5});
+    EXPECT_EQ(p.values(mean), (std::vector<double>{1, 2, 3, 4, 5}));
+    EXPECT_EQ(p.values(p.find_buffer("running_var")), std::vector<double>(5, 1.0));
+    EXPECT_LE(p.find_buffer("batches").offset + 1, p.buffer_size());
+  }
+}
+
+TEST(Parameters, RefusesWrongBuffers) {
+  Parameters p;
+  p.add("weight", {4}, Init::ones());
+  ModelBuffer& mean = p.add_buffer("mean", {5}, 0);
+  EXPECT_NE(message_of([&] { p.add_buffer("weight", {4}, 0); }).find("two parameters named weight"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { p.add("mean", {4}, Init::ones()); }).find("named mean"),
+            std::string::npos);
+  p.allocate(Device::cpu, DType::f32, 1);
+  EXPECT_NE(message_of([&] { p.set_values(mean, {1, 2}); }).find("mean has 5 elements, not 2"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { p.find_buffer("variance"); }).find("no buffer named variance"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { p.add_buffer("late", {1}, 0); }).find("late"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace dyt

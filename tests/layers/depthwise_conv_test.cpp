@@ -57,6 +57,7 @@ TEST(DepthwiseConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
   }
   check_kernels(depthwise_case({2, 9, 7, 40}, 3, false));
   check_kernels(depthwise_case({1, 20, 5, 5}, 3));
+  check_kernels(depthwise_case({9, 1, 2, 1024}, 3));  // several tiles to a block of dweight
 }
 
 // y = x + filter(x): the second gradient of x is added to the first.
@@ -64,8 +65,7 @@ OpCase residual_case(Shape images) {
   OpCase op = depthwise_case(images, 7);
   op.name += ", residual";
   op.run = [](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
-    return residual_add(tape, x[0],
-                        depthwise_conv(tape, x[0], p.find("weight"), &p.find("bias")));
+    return residual_add(tape, x[0], depthwise_conv(tape, x[0], p.find("weight"), &p.find("bias")));
   };
   return op;
 }

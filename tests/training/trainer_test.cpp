@@ -38,8 +38,8 @@ ImageSplits stripes(size_t train, size_t test) {
 struct Model {
   Parameters parameters;
   ViT vit;
-  Model(NormKind norm, Device device, DType dtype)
-      : vit({.image_size = 8, .patch_size = 4, .classes = 3, .width = 32, .depth = 2, .heads = 2,
+  Model(NormKind norm, Device device, DType dtype, int depth = 2)
+      : vit({.image_size = 8, .patch_size = 4, .classes = 3, .width = 32, .depth = depth, .heads = 2,
              .drop_path = 0.2f, .norm = {.kind = norm}},
             parameters) {
     parameters.allocate(device, dtype, 7);
@@ -75,10 +75,11 @@ TEST(Trainer, LearnsAndItsArenaDoesNotGrow) {
 // Forward, backward and update together: the kernels take the CPU's course.
 TEST(TrainerKernels, TwentyStepsMatchTheCpu) {
   SKIP_WITHOUT_KERNELS();
-  const ImageSplits data = stripes(48, 12);
+  const ImageSplits data = stripes(48, 4);
   for (NormKind norm : {NormKind::layernorm, NormKind::dyt}) {
-    Model cpu(norm, Device::cpu, DType::f32), gpu(norm, kernel_device, DType::f32);
+    Model cpu(norm, Device::cpu, DType::f32, 1), gpu(norm, kernel_device, DType::f32, 1);
     TrainOptions options = twenty_steps();
+    options.batch = 4;
     options.evaluate_every = 10;
     const TrainResult a = train_classifier(cpu.forward(), cpu.parameters, data, options);
     const TrainResult b = train_classifier(gpu.forward(), gpu.parameters, data, options);

@@ -1,0 +1,104 @@
+// Walking down the columns of a matrix x (rows, C): what norms and layer scale have in common, whose
+// sums go over rows. Only .cu files include this.
+#pragma once
+#include <vector>
+
+#include "core/kernel.h"
+#include "core/reduce.h"
+
+namespace dyt {
+
+// --- On the CPU -----------------------------------------------------------------------------------
+
+// A row of few channels is too short for a vector loop. Rows lie one behind the other, so several of
+// them are one wide row, and what belongs to channel c belongs to the numbers c, c + C, c + 2 C ... of
+// it. This many rows:
+inline int64_t rows_in_wide_row(int64_t C) { return C >= 128 ? 1 : (127 + C) / C; }
+
+// wide[i] = value(i % C) for all i of a wide row.
+template <class T, class Value>
+void repeat_over_wide_row(std::vector<T>& wide, int64_t C, Value&& value) {
+  wide.resize(size_t(rows_in_wide_row(C) * C));
+  for (int64_t c = 0; c < C; ++c) wide[size_t(c)] = value(c);
+  for (size_t i = size_t(C); i < wide.size(); ++i) wide[i] = wide[i - size_t(C)];
+}
+
+// Calls body(first, n) for each wide row of x (rows, C): n numbers, the first is x[first]. Only the
+// last one is shorter than the others.
+template <class Body>
+void for_each_wide_row(int64_t rows, int64_t C, Body&& body) {
+  const int64_t width = rows_in_wide_row(C) * C;
+  for (int64_t first = 0; first < rows * C; first += width) {
+    body(first, std::min(width, rows * C - first));
+  }
+}
+
+// The sum over a wide row's numbers of channel c.
+template <class T>
+T sum_of_channel(const std::vector<T>& wide, int64_t c, int64_t C) {
+  T sum = 0;
+  for (size_t i = size_t(c); i < wide.size(); i += size_t(C)) sum += wide[i];
+  return sum;
+}
+
+// --- In kernels -----------------------------------------------------------------------------------
+
+// A block is X x Y = 256 threads: X packs of V channels side by side, X a power of two up to 32, and Y
+// rows, so that a warp reads neighbouring bytes however narrow the rows are. blockIdx.x counts packs,
+// blockIdx.y the parts into which the rows are cut; a thread walks down the column of its pack, through
+// every Y-th row of its part.
+struct ColumnGrid {
+  int V;
+  dim3 grid, block;
+  int64_t parts;
+};
+
+// The grid for `samples` matrices (rows, C), sample blockIdx.z, with enough blocks to fill a GPU but at
+// least 4 rows for a thread.
+template <class T>
+ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1) {
+  require(samples <= 65535 && C < (int64_t(1) << 31), "a kernel can't count ", samples,
+          " samples of ", C, " channels");
+  const int V = vector_width<T>(C);
+  unsigned X = 1;
+  while (X < 32 && X * V < C) X *= 2;
+  const unsigned Y = 256 / X, columns = blocks_for(C, X * V);
+  const int64_t parts = row_parts(rows, columns * samples, 4 * Y);
+  return {V, dim3(columns, unsigned(parts), unsigned(samples)), dim3(X, Y), parts};
+}
+
+// A thread's place in that grid.
+struct ColumnPlace {
+  int64_t c;            // first channel of its pack; at or beyond C: no work
+  int64_t begin, end;   // rows of the part: its own are begin + threadIdx.y, + Y, + 2 Y ...
+  __device__ ColumnPlace(int V, int64_t rows)
+      : c((int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V),
+        begin(rows * blockIdx.y / gridDim.y),
+        end(rows * (blockIdx.y + 1) / gridDim.y) {}
+};
+
+// sums[c] = the sum, over the block's Y threads of one column, of what they hold: first over the rows
+// of a warp, by shuffles, then over the 8 warps. To be called by all threads of the block; `sums` is
+// the first channel of the sample or part, of C.
+template <int V>
+__device__ inline void write_column_sums(float* sums, const float (&held)[V], int64_t C) {
+  SHARED(float, tile, [8][32 * V]);
+  const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
+  const int warp = thread / 32, lane = thread % 32;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    float sum = held[i];
+    for (int m = 16; m >= X; m /= 2) sum += __shfl_xor_sync(all_lanes, sum, m);
+    if (lane < X) tile[warp][i * X + lane] = sum;
+  }
+  __syncthreads();
+  for (int k = thread; k < X * V; k += 256) {
+    float sum = 0;
+    for (int w = 0; w < 8; ++w) sum += tile[w][k];
+    const int64_t c = (int64_t(blockIdx.x) * X + k % X) * V + k / X;
+    if (c < C) sums[c] = sum;
+  }
+  __syncthreads();
+}
+
+}  // namespace dyt

@@ -46,10 +46,11 @@ Setting setting_of(Size size) {
       train.evaluate_every = 6;
       return {{.width = 32, .depth = 2, .heads = 2}, train, 320, 100, 2};
     case Size::small:
-      train.steps = 360;
-      train.warmup = 36;
-      train.evaluate_every = 60;
-      return {{.width = 96, .depth = 4, .heads = 3}, train, 10000, 2000, 3};
+      // Patches of 8 x 8 make 16 tokens: a quarter of the work of 4 x 4, so four times the epochs.
+      train.steps = 1100;
+      train.warmup = 100;
+      train.evaluate_every = 100;
+      return {{.patch_size = 8, .width = 96, .depth = 4, .heads = 3}, train, 10000, 2000, 3};
     case Size::full:
       train.batch = 256;
       train.lr = 1e-3;

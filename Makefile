@@ -18,7 +18,9 @@ BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(A
 
 # g++ 12 warns of overlapping copies in its own std::string (bug 105651): no -Wrestrict.
 WARNINGS := -Wall -Wextra -Wno-restrict
-MARCH := $(if $(filter 0,$(NATIVE)),-march=x86-64-v3,-march=native)
+# Given AVX-512, g++ would still take 256-bit vectors: GELU gains a third from the wider ones.
+MARCH := $(if $(filter 0,$(NATIVE)),-march=x86-64-v3,-march=native \
+  $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512))
 OPTIMIZE := $(if $(filter none,$(SANITIZE)),-O3 -g1,-O1 -g1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 # No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.
 HOST := $(OPTIMIZE) $(MARCH) -fopenmp -fno-math-errno -fno-trapping-math
@@ -80,6 +82,7 @@ deps:
 dyt: $(BUILD)/dyt FORCE
 	@cmp -s $< $@ || cp $< $@
 FORCE:
+.PHONY: FORCE
 
 $(BUILD)/dyt: $(call objects,$(SOURCES) main.cu)
 	$(LINK) $^ -o $@ $(LIBS)
@@ -123,7 +126,8 @@ $(BUILD)/datasets/synthetic.cpp.o: EXTRA := -ffp-contract=off
 -include $(patsubst %,$(BUILD)/%.d,$(SOURCES) $(TEST_SOURCES) main.cu)
 
 # --- Running --------------------------------------------------------------------------------------
-demo: dyt
+demo:
+	@$(MAKE) --no-print-directory -s -j$$(nproc) dyt
 	./dyt run 03 --size small --data synthetic --out out
 
 test:

@@ -52,7 +52,8 @@ class Tape {
   // A tensor with these values, wanting a gradient or not.
   Tensor upload(Shape shape, DType dtype, const void* host, bool wants_gradient = false);
 
-  // Keeps `backward` to be run by backward() if y's gradient has been written by then. Captures are
+  // Keeps `backward` to be run by backward() if y's gradient has been written by then; one closure
+  // for each y, whose gradient is gone when it returns. Captures are
   // tensor handles and numbers (trivially destructible), so a step costs no heap allocation.
   template <class F>
   void record(const Tensor& y, F backward);

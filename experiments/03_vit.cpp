@@ -157,7 +157,7 @@ Report run_03_vit(const Options& options) {
                          std::to_string(runs[1].parameters) + " (DyT)"},
       {"data", data.train.name + ": " + std::to_string(data.train.size()) + " train, " +
                    std::to_string(data.test.size()) + " test; random crop and flip"},
-      {"optimizer", "AdamW (0.9, 0.999), lr " + std::to_string(t.lr) + ", cosine, " +
+      {"optimizer", "AdamW (0.9, 0.999), lr " + fixed(t.lr, 4) + ", cosine, " +
                         std::to_string(t.warmup) + " warm-up steps, weight decay 0.05, clip 1"},
       {"steps", std::to_string(t.steps) + " of " + std::to_string(t.batch) + " images"},
       {"seeds", std::to_string(setting.seeds)},

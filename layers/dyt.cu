@@ -82,26 +82,30 @@ void dyt_forward_cpu(T* y, const T* x, const T* alpha, const T* shift, const T* 
   }
 }
 
-// dgamma, dbeta, dalpha, dshift are added to; dx too if `add`. Any of them may be null.
-template <class Phi, class T>
-void dyt_backward_cpu(T* dx, bool add, T* dalpha, T* dshift, T* dgamma, T* dbeta, const T* dy,
-                      const T* x, const T* alpha, const T* shift, const T* gamma, int64_t rows,
-                      int64_t C) {
+// dgamma, dbeta, dalpha, dshift are added to; dx too if `add`. Any of them may be null. What is
+// optional is settled before the inner loop: around a choice, the compiler would not vectorise it.
+template <class Phi, bool add, class T>
+void dyt_backward_cpu(T* dx, T* dalpha, T* dshift, T* dgamma, T* dbeta, const T* dy, const T* x,
+                      const T* alpha, const T* shift, const T* gamma, int64_t rows, int64_t C) {
   const T a = alpha ? *alpha : T(1), s = shift ? *shift : T(0);
+  const std::vector<T> ones(gamma ? 0 : size_t(C), T(1));
+  const T* scale = gamma ? gamma : ones.data();
   std::vector<T> sums(size_t(2 * C + 2), T(0));  // dgamma, dbeta, dalpha, dshift
-  sum_over_rows(sums.data(), 2 * C + 2, rows, [&](int64_t begin, int64_t end, T* partial) {
+  sum_over_rows(sums.data(), 2 * C + 2, rows, [=](int64_t begin, int64_t end, T* partial) {
+    std::vector<T> unwanted(dx ? 0 : size_t(C), T(0));
     T sum_alpha = 0, sum_shift = 0;
     for (int64_t r = begin; r < end; ++r) {
+      const T *x_r = x + r * C, *dy_r = dy + r * C, *gamma_r = scale;
+      T* dx_r = dx ? dx + r * C : unwanted.data();
 #pragma omp simd reduction(+ : sum_alpha, sum_shift)
       for (int64_t c = 0; c < C; ++c) {
-        const T x_rc = x[r * C + c], dy_rc = dy[r * C + c];
-        const T z = a * x_rc + s, f = Phi::value(z);
-        const T dz = dy_rc * (gamma ? gamma[c] : T(1)) * Phi::slope(z, f);
-        partial[c] += dy_rc * f;
-        partial[C + c] += dy_rc;
-        sum_alpha += x_rc * dz;
+        const T z = a * x_r[c] + s, f = Phi::value(z);
+        const T dz = dy_r[c] * gamma_r[c] * Phi::slope(z, f);
+        partial[c] += dy_r[c] * f;
+        partial[C + c] += dy_r[c];
+        sum_alpha += x_r[c] * dz;
         sum_shift += dz;
-        if (dx) dx[r * C + c] = (add ? dx[r * C + c] : T(0)) + a * dz;
+        dx_r[c] = (add ? dx_r[c] : T(0)) + a * dz;
       }
     }
     partial[2 * C] = sum_alpha;
@@ -276,10 +280,12 @@ Tensor dyt(Tape& tape, const Tensor& x, const DytParameters& p, Squash squash) {
         on_cpu(x.dtype, [&](auto t) {
           using T = decltype(t);
           const auto dx = tape.gradient<T>(x);
-          dyt_backward_cpu<Phi>(dx.data, dx.add, gradient_of<T>(p.alpha), gradient_of<T>(p.shift),
-                                gradient_of<T>(p.gamma), gradient_of<T>(p.beta),
-                                tape.gradient_of_output<T>(y), x.as<T>(), values_of<T>(p.alpha),
-                                values_of<T>(p.shift), values_of<T>(p.gamma), rows, C);
+          const auto backward =
+              dx.add ? dyt_backward_cpu<Phi, true, T> : dyt_backward_cpu<Phi, false, T>;
+          backward(dx.data, gradient_of<T>(p.alpha), gradient_of<T>(p.shift),
+                   gradient_of<T>(p.gamma), gradient_of<T>(p.beta), tape.gradient_of_output<T>(y),
+                   x.as<T>(), values_of<T>(p.alpha), values_of<T>(p.shift), values_of<T>(p.gamma),
+                   rows, C);
         });
       } else {
         on_gpu(x.dtype, [&](auto t) {

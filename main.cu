@@ -50,6 +50,20 @@ void info() {
   std::printf("compiler   g++ %s\n", __VERSION__);
 }
 
+void run_selected(const std::vector<const Experiment*>& selected, const Options& options,
+                  Device device) {
+  for (const Experiment* e : selected) {
+    const Report report =
+        run_experiment(*e, options, name_of(device) + (": " + describe(device)));
+    const auto folder = write_report(report, options.out);
+    print_report(report, std::cout);
+    std::cout << "\nWritten: " << (folder / "report.html").string() << "\n";
+  }
+  if (selected.size() > 1) {
+    std::cout << "Joined report: " << write_joined_report(options.out).string() << "\n";
+  }
+}
+
 void run(RunCommand& command) {
   const std::vector<const Experiment*> selected = select_experiments(command.numbers);
   const Device device = parse_device(command.options.device);
@@ -57,18 +71,15 @@ void run(RunCommand& command) {
   command.options.size = command.size.empty()
                              ? (device == Device::cuda ? Size::full : Size::small)
                              : size_named(command.size);
+  load_images(command.options.data, 1, 1);  // a spec that can't be read, before anything is written
+  const bool existed = std::filesystem::exists(command.options.out);
   prepare_output(command.options.out);
-  for (const Experiment* e : selected) {
-    std::cerr << two_digits(e->number) << " " << e->title << " (" << e->source << "), size "
-              << name_of(command.options.size) << ", " << name_of(device) << "\n";
-    const Report report =
-        run_experiment(*e, command.options, name_of(device) + (": " + describe(device)));
-    const auto folder = write_report(report, command.options.out);
-    print_report(report, std::cout);
-    std::cout << "\nWritten: " << (folder / "report.html").string() << "\n";
-  }
-  if (selected.size() > 1) {
-    std::cout << "Joined report: " << write_joined_report(command.options.out).string() << "\n";
+  try {
+    run_selected(selected, command.options, device);
+  } catch (...) {
+    std::error_code ignored;
+    if (!existed) std::filesystem::remove(command.options.out, ignored);  // only if it is empty
+    throw;
   }
 }
 
@@ -90,14 +101,17 @@ ViTConfig configure(const TrainCommand& command, const ImageDataset& data) {
 void train(const TrainCommand& command) {
   if (command.model != "vit") vit_preset(command.model);  // an unknown name before any work
   const Device device = parse_device(command.device);
-  if (!command.out.empty()) prepare_output(command.out);
   const ImageSplits data =
       load_images(command.data, size_t(command.train_images), size_t(command.test_images));
   require(data.train.height == data.train.width, "images are ", data.train.height, " x ",
           data.train.width, "; a ViT here takes square ones");
+  require(size_t(command.batch) <= data.train.size(), "a batch of ", command.batch,
+          " is more than the ", data.train.size(), " images of the train split");
   Parameters parameters;
   const ViT model(configure(command, data.train), parameters);
   parameters.allocate(device, default_dtype(device), uint64_t(command.seed));
+
+  if (!command.out.empty()) prepare_output(command.out);
 
   const int64_t batches = int64_t(data.train.size()) / command.batch;
   TrainOptions options{.steps = batches * command.epochs,
@@ -233,6 +247,11 @@ int command_line(int argc, char** argv) {
   bench_train->add_flag("--json", bench.json, "one line of JSON");
   bench_train->callback([&] { bench_train_step(bench); });
 
+  const auto is_named = [&](const CLI::App* a) { return argc > 1 && a->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {
+    std::cerr << "dyt: unknown command '" << argv[1] << "' (see dyt --help)\n";
+    return 2;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& e) {

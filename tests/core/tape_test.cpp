@@ -79,6 +79,23 @@ TEST(Tape, AnInputUsedTwiceByOneOpAccumulates) {
   EXPECT_EQ(gradient_of(x), (std::vector<float>{2, 2}));
 }
 
+// Gradients of one size all along, so that the memory of one may become that of another: none may
+// be written over while it still waits to be read.
+TEST(Tape, GradientsOfManyBranchesDoNotMixUp) {
+  Tape tape(Device::cpu, DType::f32);
+  for (uint64_t step = 0; step < 3; ++step) {
+    tape.begin(step);
+    const Tensor x = two_numbers(tape);
+    std::vector<Tensor> kept{x};
+    Tensor y = x;
+    for (int i = 0; i < 8; ++i) kept.push_back(y = scaled(tape, y, 2));
+    for (const Tensor& earlier : kept) y = sum(tape, y, earlier);  // from all along the chain
+    tape.backward(y, ones);
+    EXPECT_EQ(y.as<float>()[0], 256 + 511.0f);  // 2^8 + (1 + 2 + ... + 2^8)
+    EXPECT_EQ(gradient_of(x), (std::vector<float>{767, 767})) << "step " << step;
+  }
+}
+
 TEST(Tape, AViewSharesTheGradient) {
   Tape tape(Device::cpu, DType::f32);
   const Tensor x = two_numbers(tape);
@@ -168,9 +185,12 @@ TEST(Tape, AGradientCanBePassedOnOnlyOnce) {
   Tape tape(Device::cpu, DType::f32);
   const Tensor x = two_numbers(tape), other = two_numbers(tape), y = tape.empty({2});
   bool to_x = false, again = true, to_constant = true;
+  void* memory = nullptr;
   const Tensor constant = two_numbers(tape, false);
   bool *a = &to_x, *b = &again, *c = &to_constant;
+  void** m = &memory;
   tape.record(y, [=, &tape] {
+    *m = y.grad->data;
     *c = tape.pass_gradient(y, constant);
     *a = tape.pass_gradient(y, x);
     *b = tape.pass_gradient(y, x);
@@ -179,7 +199,7 @@ TEST(Tape, AGradientCanBePassedOnOnlyOnce) {
   EXPECT_TRUE(to_x);
   EXPECT_FALSE(again);
   EXPECT_FALSE(to_constant);
-  EXPECT_EQ(x.grad->data, y.grad->data);
+  EXPECT_EQ(x.grad->data, memory);
   EXPECT_TRUE(tape.gradient<float>(x).add);  // the next writer adds
   EXPECT_FALSE(tape.gradient<float>(other).add);
 }

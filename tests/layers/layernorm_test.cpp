@@ -55,8 +55,10 @@ TEST(LayerNorm, AgreesWithPyTorch) {
   check_reference(layernorm_case({3, 192}), file, "layernorm_wide");
   check_reference(layernorm_case({4, 24}, 1e-5f), file, "layernorm_eps1e-5");
   check_reference(layernorm_case({1, 7}, 1e-5f), file, "layernorm_one_row");
-  // The mean is 100 deviations: its rounding error alone, half of 2^-17, is 4e-6 of a deviation.
-  check_reference(layernorm_case({3, 40}), file, "layernorm_offset", {"x"}, 1e-5);
+  // The mean is 100 deviations: its last place, 2^-17, is 8e-6 of a deviation, and what the sum of
+  // 40 such numbers loses comes on top (without SIMD, one after the other, 1e-5; else 3e-6, as
+  // PyTorch).
+  check_reference(layernorm_case({3, 40}), file, "layernorm_offset", {"x"}, 2e-5);
 }
 
 // Widths for each number of channels a lane can hold and each number of warps on a row; widths that

@@ -156,6 +156,10 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+inline constexpr int rows_at_once = 8;
+template <int K, class T>
+inline constexpr int weight_sums = (K * K + 1) * chunk<T>;  // of a chunk: every tap, then the bias
+
 // Partial sums of dweight (parts, C, K, K) and dbias (parts, C). Block (8, K, 8): part blockIdx.x /
 // chunks takes every parts-th tile of the batch; thread (x, i, g) keeps row i of its filters' sums
 // in registers and walks over rows g, g + 8 of the tile. Then the 8 sums meet in shared memory.
@@ -165,9 +169,8 @@ template <int K, int V, class T>
 __global__ void __launch_bounds__(64 * K, K == 7 ? 2 : 4)
     depthwise_weight_kernel(float* dweight_partials, float* dbias_partials, const T* dy, const T* x,
                             int tiles, int H, int W, int C, Tiling t) {
-  constexpr int R = K / 2, N = owned<T>, rows_at_once = 8;
+  constexpr int R = K / 2, N = owned<T>, sums_per_row = weight_sums<K, T>;
   DYNAMIC_SHARED(T, x_tile);  // (tile_h + K - 1, x_pitch, chunk), then (tile_h, dy_pitch, chunk)
-  SHARED(float, meeting, [rows_at_once][K * chunk<T>]);
   const int x_pitch = t.tile_w + K, dy_pitch = t.tile_w + 1;
   T* dy_tile = x_tile + (t.tile_h + K - 1) * x_pitch * chunk<T>;
   const int c0 = int(blockIdx.x % t.chunks) * chunk<T>, own = int(threadIdx.x) * N;
@@ -199,33 +202,25 @@ __global__ void __launch_bounds__(64 * K, K == 7 ? 2 : 4)
       }
     }
   }
-  // Row by row of the filters: the 8 sums of every tap, then those of the bias.
-  const int self = int(threadIdx.x) + 8 * (i + K * g);
-  for (int row = 0; row <= K; ++row) {
-    __syncthreads();
-    if (row < K && i == row) {
+  // The 8 sums of every tap and of every bias meet where the tiles were.
+  float* meeting = reinterpret_cast<float*>(x_tile);  // (8, sums_per_row)
+  __syncthreads();
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
+  for (int n = 0; n < N; ++n) {
+    float* own_sums = meeting + g * sums_per_row + (own + n) * K * K + i * K;
 #pragma unroll
-        for (int j = 0; j < K; ++j) meeting[g][(own + n) * K + j] = sums[j][n];
-      }
-    }
-    if (row == K && i == 0) {
-#pragma unroll
-      for (int n = 0; n < N; ++n) meeting[g][own + n] = bias_sums[n];
-    }
-    __syncthreads();
-    const int count = row < K ? chunk<T> * K : chunk<T>;
-    for (int k = self; k < count; k += 64 * K) {
-      float sum = 0;
-      for (int r = 0; r < rows_at_once; ++r) sum += meeting[r][k];
-      const int c = c0 + (row < K ? k / K : k);
-      if (c >= C) continue;
-      if (row < K) {
-        dweight_partials[(int64_t(part) * C + c) * K * K + row * K + k % K] = sum;
-      } else if (dbias_partials) {
-        dbias_partials[int64_t(part) * C + c] = sum;
-      }
+    for (int j = 0; j < K; ++j) own_sums[j] = sums[j][n];
+    if (i == 0) meeting[g * sums_per_row + chunk<T> * K * K + own + n] = bias_sums[n];
+  }
+  __syncthreads();
+  const int channels = min(chunk<T>, C - c0);
+  for (int k = int(threadIdx.x) + 8 * (i + K * g); k < sums_per_row; k += 64 * K) {
+    float sum = 0;
+    for (int r = 0; r < rows_at_once; ++r) sum += meeting[r * sums_per_row + k];
+    const int bias_channel = k - chunk<T> * K * K;
+    if (k < channels * K * K) dweight_partials[(int64_t(part) * C + c0) * K * K + k] = sum;
+    if (dbias_partials && bias_channel >= 0 && bias_channel < channels) {
+      dbias_partials[int64_t(part) * C + c0 + bias_channel] = sum;
     }
   }
 }
@@ -255,9 +250,11 @@ void depthwise_backward_gpu(Tape& tape, T* dx, bool add, float* dweight, float* 
   float* dweight_partials = tape.scratch<float>(parts * s.C * K * K);
   float* dbias_partials = dbias ? tape.scratch<float>(parts * s.C) : nullptr;
   const int pixels = (t.tile_h + K - 1) * (t.tile_w + K) + t.tile_h * (t.tile_w + 1);
+  const size_t shared = std::max(size_t(pixels * chunk<T>) * sizeof(T),
+                                 size_t(rows_at_once * weight_sums<K, T>) * sizeof(float));
   launch(vector_width<T>(s.C) == full ? depthwise_weight_kernel<K, full, T>
                                       : depthwise_weight_kernel<K, 1, T>,
-         unsigned(parts * t.chunks), dim3(8, K, 8), size_t(pixels * chunk<T>) * sizeof(T))(
+         unsigned(parts * t.chunks), dim3(8, K, rows_at_once), shared)(
       dweight_partials, dbias_partials, dy, x, int(tiles), int(s.H), int(s.W), int(s.C), t);
   add_partials_gpu(dweight, dweight_partials, parts, s.C * K * K);
   if (dbias) add_partials_gpu(dbias, dbias_partials, parts, s.C);

@@ -1,5 +1,7 @@
 #include "layers/norm.h"
 
+#include <algorithm>
+
 namespace dyt {
 namespace {
 
@@ -8,10 +10,19 @@ struct Name {
   const char* name;
 };
 constexpr Name names[] = {
-    {NormKind::layernorm, "layernorm"}, {NormKind::dyt, "dyt"},
-    {NormKind::derf, "derf"},           {NormKind::hardtanh, "hardtanh"},
-    {NormKind::sigmoid, "sigmoid"},     {NormKind::isru, "isru"},
-    {NormKind::identity, "identity"},   {NormKind::none, "none"}};
+    {NormKind::layernorm, "layernorm"}, {NormKind::rmsnorm, "rmsnorm"},
+    {NormKind::batchnorm, "batchnorm"}, {NormKind::groupnorm, "groupnorm"},
+    {NormKind::dyt, "dyt"},             {NormKind::derf, "derf"},
+    {NormKind::hardtanh, "hardtanh"},   {NormKind::sigmoid, "sigmoid"},
+    {NormKind::isru, "isru"},           {NormKind::identity, "identity"},
+    {NormKind::none, "none"}};
+
+bool over_batch_or_group(NormKind kind) {
+  return kind == NormKind::batchnorm || kind == NormKind::groupnorm;
+}
+bool has_statistics(NormKind kind) {
+  return kind == NormKind::layernorm || kind == NormKind::rmsnorm || over_batch_or_group(kind);
+}
 
 Squash squash_of(NormKind kind) {
   switch (kind) {
@@ -59,25 +70,50 @@ Placement parse_placement(const std::string& name) {
   fail("unknown norm placement '", name, "'; choose pre or post");
 }
 
-Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, const NormSpec& spec)
+Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, const NormSpec& spec,
+           float weight0)
     : spec_(spec) {
   if (spec.kind == NormKind::none) return;
-  if (spec.kind != NormKind::layernorm) {
+  if (spec.epsilon == 0) spec_.epsilon = over_batch_or_group(spec.kind) ? 1e-5f : 1e-6f;
+  if (spec.kind == NormKind::groupnorm) {
+    require(spec.groups > 0, "group normalization needs at least one group, not ", spec.groups);
+    spec_.groups = int(std::min<int64_t>(spec.groups, channels));
+    while (channels % spec_.groups != 0) --spec_.groups;
+  }
+  if (spec.kind == NormKind::batchnorm) {
+    running_mean_ = &parameters.add_buffer(name + ".running_mean", {channels}, 0);
+    running_var_ = &parameters.add_buffer(name + ".running_var", {channels}, 1);
+    batches_ = &parameters.add_buffer(name + ".num_batches_tracked", {1}, 0, true);
+  }
+  if (!has_statistics(spec.kind)) {
     require(!spec.learn_alpha || spec.alpha0 > 0, "alpha0 must be positive, not ", spec.alpha0);
     if (spec.learn_alpha) alpha_ = &parameters.add(name + ".alpha", {1}, Init::fill(spec.alpha0));
     if (spec.kind == NormKind::derf) {
       shift_ = &parameters.add(name + ".shift", {1}, Init::zeros());
     }
   }
-  weight_ = &parameters.add(name + ".weight", {channels}, Init::ones());
-  if (spec.bias) bias_ = &parameters.add(name + ".bias", {channels}, Init::zeros());
+  weight_ = &parameters.add(name + ".weight", {channels}, Init::fill(weight0));
+  if (spec.bias && spec.kind != NormKind::rmsnorm) {
+    bias_ = &parameters.add(name + ".bias", {channels}, Init::zeros());
+  }
 }
 
 Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
-  if (spec_.kind == NormKind::none) return x;
-  if (spec_.kind == NormKind::layernorm) return layernorm(tape, x, weight_, bias_, spec_.epsilon);
-  return dyt(tape, x, {.alpha = alpha_, .shift = shift_, .gamma = weight_, .beta = bias_},
-             squash_of(spec_.kind));
+  switch (spec_.kind) {
+    case NormKind::none: return x;
+    case NormKind::layernorm: return layernorm(tape, x, weight_, bias_, spec_.epsilon);
+    case NormKind::rmsnorm: return rmsnorm(tape, x, weight_, spec_.epsilon);
+    case NormKind::groupnorm:
+      return groupnorm(tape, x, spec_.groups, weight_, bias_, spec_.epsilon);
+    case NormKind::batchnorm:
+      return batchnorm(tape, x,
+                       {.gamma = weight_, .beta = bias_, .running_mean = running_mean_,
+                        .running_variance = running_var_, .batches = batches_},
+                       {.epsilon = spec_.epsilon, .frozen = spec_.frozen});
+    default:
+      return dyt(tape, x, {.alpha = alpha_, .shift = shift_, .gamma = weight_, .beta = bias_},
+                 squash_of(spec_.kind));
+  }
 }
 
 }  // namespace dyt

@@ -13,23 +13,44 @@ namespace dyt {
 
 // (2) The CPU loops -------------------------------------------------------------------------------
 
+// Sums over a row x (C), in two halves side by side: an addition takes about four cycles, and two
+// sums don't wait for each other.
+template <class T>
+T sum_of(const T* x, int64_t C) {
+  const int64_t half = C / 2;
+  T first = C % 2 == 1 ? x[C - 1] : T(0), second = 0;
+#pragma omp simd reduction(+ : first, second)
+  for (int64_t c = 0; c < half; ++c) {
+    first += x[c];
+    second += x[half + c];
+  }
+  return first + second;
+}
+
+// Of the squares of x - mean.
+template <class T>
+T sum_of_squares(const T* x, T mean, int64_t C) {
+  const int64_t half = C / 2;
+  T first = C % 2 == 1 ? (x[C - 1] - mean) * (x[C - 1] - mean) : T(0), second = 0;
+#pragma omp simd reduction(+ : first, second)
+  for (int64_t c = 0; c < half; ++c) {
+    first += (x[c] - mean) * (x[c] - mean);
+    second += (x[half + c] - mean) * (x[half + c] - mean);
+  }
+  return first + second;
+}
+
 template <bool centered, class T>
 void row_norm_forward_cpu(T* y, T* mean, T* rstd, const T* x, const T* gamma, const T* beta,
                           T epsilon, int64_t rows, int64_t C) {
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
-    T sum = 0, squares = 0;
-    if constexpr (centered) {
-#pragma omp simd reduction(+ : sum)
-      for (int64_t c = 0; c < C; ++c) sum += x[r * C + c];
-    }
-    const T m = sum / T(C);
-#pragma omp simd reduction(+ : squares)
-    for (int64_t c = 0; c < C; ++c) squares += (x[r * C + c] - m) * (x[r * C + c] - m);
-    const T s = 1 / std::sqrt(squares / T(C) + epsilon);
+    const T* x_r = x + r * C;
+    const T m = centered ? sum_of(x_r, C) / T(C) : T(0);
+    const T s = 1 / std::sqrt(sum_of_squares(x_r, m, C) / T(C) + epsilon);
 #pragma omp simd
     for (int64_t c = 0; c < C; ++c) {
-      const T xhat = (x[r * C + c] - m) * s;
+      const T xhat = (x_r[c] - m) * s;
       y[r * C + c] = (gamma ? gamma[c] : T(1)) * xhat + (beta ? beta[c] : T(0));
     }
     if (centered) mean[r] = m;

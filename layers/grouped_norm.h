@@ -1,0 +1,307 @@
+// The kernels of batch and group normalization; grouped_norm_cpu.h has the mathematics and the CPU
+// loops. Only .cu files include this.
+#pragma once
+#include "core/dispatch.h"
+#include "layers/grouped_norm_cpu.h"
+
+namespace dyt {
+
+// (3) The kernels ----------------------------------------------------------------------------------
+
+// All but two work in a ColumnGrid, one sample per blockIdx.z.
+
+// Mean and squares of the rows of one part. A thread sums what its column's rows differ from the first
+// of them, which is as good as any mean of theirs to keep the sums small; then the threads of a column
+// merge, in the warp by shuffles, and the 8 warps in shared memory. Reads x once: 2 bytes per element
+// in bf16. means, squares (B, parts, C).
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    grouped_moments_kernel(float* means, float* squares, const T* x, GroupedShape s) {
+  SHARED(float, tile_mean, [8][32 * V]);
+  SHARED(float, tile_squares, [8][32 * V]);
+  SHARED(float, tile_n, [8][32]);
+  const ColumnPlace at(V, s.R);
+  const T* x_b = x + blockIdx.z * s.R * s.C;
+  float n = 0, pivot[V] = {}, sum[V] = {}, square[V] = {};
+  if (at.c < s.C) {
+    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+      const Pack<T, V> in = load<V>(x_b + r * s.C + at.c);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        if (n == 0) pivot[i] = float(in.v[i]);
+        const float d = float(in.v[i]) - pivot[i];
+        sum[i] += d;
+        square[i] += d * d;
+      }
+      n += 1;
+    }
+  }
+  const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
+  const int warp = thread / 32, lane = thread % 32;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    Moments<float> held;
+    if (n > 0) {
+      const float mean = sum[i] / n, rest = square[i] - sum[i] * mean;
+      held = {n, pivot[i] + mean, rest > 0 ? rest : 0};
+    }
+    for (int m = 16; m >= X; m /= 2) {
+      const float other_n = __shfl_xor_sync(all_lanes, held.n, m);
+      const float other_mean = __shfl_xor_sync(all_lanes, held.mean, m);
+      const float other_squares = __shfl_xor_sync(all_lanes, held.squares, m);
+      held.merge({other_n, other_mean, other_squares});
+    }
+    if (lane < X) {
+      tile_mean[warp][i * X + lane] = held.mean;
+      tile_squares[warp][i * X + lane] = held.squares;
+      tile_n[warp][lane] = held.n;
+    }
+  }
+  __syncthreads();
+  for (int k = thread; k < X * V; k += 256) {
+    Moments<float> all;
+    for (int w = 0; w < 8; ++w) all.merge({tile_n[w][k % X], tile_mean[w][k], tile_squares[w][k]});
+    const int64_t c = (int64_t(blockIdx.x) * X + k % X) * V + k / X;
+    const int64_t part = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    if (c < s.C) means[part * s.C + c] = all.mean, squares[part * s.C + c] = all.squares;
+  }
+}
+
+// One warp merges the parts and channels of one group. Tiny.
+inline __global__ void __launch_bounds__(256)
+    grouped_merge_kernel(float* mean, float* variance, float* rstd, const float* means,
+                         const float* squares, int64_t parts, float epsilon, GroupedShape s) {
+  const int64_t group = int64_t(blockIdx.x) * 8 + threadIdx.y;
+  if (group >= s.B * s.G) return;  // all lanes of the warp
+  const int64_t first = group / s.G * parts * s.C + group % s.G * s.width();
+  Moments<float> held;
+  for (int64_t i = threadIdx.x; i < parts * s.width(); i += 32) {
+    const int64_t part = i / s.width(), at = first + part * s.C + i % s.width();
+    const int64_t rows = s.R * (part + 1) / parts - s.R * part / parts;
+    held.merge({float(rows), means[at], squares[at]});
+  }
+  for (int m = 16; m > 0; m /= 2) {
+    const float other_n = __shfl_xor_sync(all_lanes, held.n, m);
+    const float other_mean = __shfl_xor_sync(all_lanes, held.mean, m);
+    const float other_squares = __shfl_xor_sync(all_lanes, held.squares, m);
+    held.merge({other_n, other_mean, other_squares});
+  }
+  if (threadIdx.x > 0) return;
+  mean[group] = held.mean;
+  variance[group] = held.squares / held.n;
+  rstd[group] = rsqrtf(held.squares / held.n + epsilon);
+}
+
+// Reads x and writes y, 4 bytes per element in bf16; what belongs to its channels a thread reads once
+// and keeps in registers on its way down.
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    grouped_normalize_kernel(T* y, const T* x, const float* mean, const float* rstd,
+                             const float* gamma, const float* beta, GroupedShape s) {
+  const ColumnPlace at(V, s.R);
+  if (at.c >= s.C) return;
+  const int64_t b = blockIdx.z;
+  float m[V], scale[V], offset[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int64_t c = at.c + i, group = s.group(b, c);
+    m[i] = mean[group];
+    scale[i] = rstd[group] * (gamma ? gamma[c] : 1.0f);
+    offset[i] = beta ? beta[c] : 0.0f;
+  }
+  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+    const int64_t from = (b * s.R + r) * s.C + at.c;
+    const Pack<T, V> in = load<V>(x + from);
+    Pack<T, V> out;
+#pragma unroll
+    for (int i = 0; i < V; ++i) out.v[i] = T((float(in.v[i]) - m[i]) * scale[i] + offset[i]);
+    store<V>(y + from, out);
+  }
+}
+
+// The sums over the rows of a part of dy and of dy xhat: sum_dy, sum_dyx (B, parts, C). Reads 4 bytes
+// per element in bf16.
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x, const float* mean,
+                        const float* rstd, GroupedShape s) {
+  const ColumnPlace at(V, s.R);
+  const int64_t b = blockIdx.z;
+  float m[V] = {}, scale[V] = {}, sum[V] = {}, product[V] = {};
+  if (at.c < s.C) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      m[i] = mean[s.group(b, at.c + i)];
+      scale[i] = rstd[s.group(b, at.c + i)];
+    }
+    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+      const int64_t from = (b * s.R + r) * s.C + at.c;
+      const Pack<T, V> in = load<V>(x + from), up = load<V>(dy + from);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        sum[i] += float(up.v[i]);
+        product[i] += float(up.v[i]) * (float(in.v[i]) - m[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i) product[i] *= scale[i];
+  }
+  const int64_t part = b * gridDim.y + blockIdx.y;
+  write_column_sums<V>(sum_dy + part * s.C, sum, s.C);
+  write_column_sums<V>(sum_dyx + part * s.C, product, s.C);
+}
+
+// sums (B, C) of partials (B, parts, C), two such arrays (blockIdx.y) one behind the other. As
+// add_partials_gpu, but for each sample (blockIdx.z), and not adding to what is there.
+inline __global__ void __launch_bounds__(256)
+    grouped_sum_parts_kernel(float* sums, const float* partials, int64_t parts, GroupedShape s) {
+  SHARED(float, tile, [8][32]);
+  const int64_t c = int64_t(blockIdx.x) * 32 + threadIdx.x, b = blockIdx.y * s.B + blockIdx.z;
+  float sum = 0;
+  if (c < s.C) {
+    for (int64_t p = threadIdx.y; p < parts; p += 8) sum += partials[(b * parts + p) * s.C + c];
+  }
+  tile[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || c >= s.C) return;
+  for (int y = 1; y < 8; ++y) sum += tile[y][threadIdx.x];
+  sums[b * s.C + c] = sum;
+}
+
+// One thread for each group: mean(g) and mean(g xhat), from the sums of its channels. Tiny.
+inline __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const float* sum_dy,
+                                            const float* sum_dyx, const float* gamma,
+                                            GroupedShape s) {
+  const int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (group >= s.B * s.G) return;
+  const int64_t b = group / s.G, first = group % s.G * s.width();
+  float g = 0, gx = 0;
+  for (int64_t c = first; c < first + s.width(); ++c) {
+    const float weight = gamma ? gamma[c] : 1.0f;
+    g += weight * sum_dy[b * s.C + c];
+    gx += weight * sum_dyx[b * s.C + c];
+  }
+  mean_g[group] = g / float(s.R * s.width());
+  mean_gx[group] = gx / float(s.R * s.width());
+}
+
+// dx, from x and dy: 6 bytes per element in bf16. mean_g and mean_gx are null if mean and rstd are
+// constants.
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    grouped_backward_kernel(T* dx, bool add, const T* dy, const T* x, const float* mean,
+                            const float* rstd, const float* gamma, const float* mean_g,
+                            const float* mean_gx, GroupedShape s) {
+  const ColumnPlace at(V, s.R);
+  if (at.c >= s.C) return;
+  const int64_t b = blockIdx.z;
+  float m[V], scale[V], offset[V], slope[V];  // dx = scale dy - offset - slope (x - mean)
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int64_t c = at.c + i, group = s.group(b, c);
+    const float r = rstd[group];
+    m[i] = mean[group];
+    scale[i] = r * (gamma ? gamma[c] : 1.0f);
+    offset[i] = mean_g ? r * mean_g[group] : 0.0f;
+    slope[i] = mean_gx ? r * r * mean_gx[group] : 0.0f;
+  }
+  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+    const int64_t from = (b * s.R + r) * s.C + at.c;
+    const Pack<T, V> in = load<V>(x + from), up = load<V>(dy + from);
+    Pack<T, V> out;
+    if (add) out = load<V>(dx + from);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float d = scale[i] * float(up.v[i]) - offset[i] - slope[i] * (float(in.v[i]) - m[i]);
+      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
+    }
+    store<V>(dx + from, out);
+  }
+}
+
+template <class T>
+void grouped_statistics_gpu(Tape& tape, float* mean, float* variance, float* rstd, const T* x,
+                            float epsilon, const GroupedShape& s) {
+  constexpr int full = 16 / sizeof(T);
+  const ColumnGrid g = column_grid<T>(s.R, s.C, s.B);
+  float* means = tape.scratch<float>(s.B * g.parts * s.C);
+  float* squares = tape.scratch<float>(s.B * g.parts * s.C);
+  launch(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
+         g.block)(means, squares, x, s);
+  launch(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(
+      mean, variance, rstd, means, squares, g.parts, epsilon, s);
+}
+
+template <class T>
+void grouped_normalize_gpu(T* y, const T* x, const float* mean, const float* rstd,
+                           const float* gamma, const float* beta, const GroupedShape& s) {
+  constexpr int full = 16 / sizeof(T);
+  const ColumnGrid g = column_grid<T>(s.R, s.C, s.B);
+  launch(g.V == full ? grouped_normalize_kernel<full, T> : grouped_normalize_kernel<1, T>, g.grid,
+         g.block)(y, x, mean, rstd, gamma, beta, s);
+}
+
+template <class T>
+void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbeta, const T* dy,
+                          const T* x, const float* mean, const float* rstd, const float* gamma,
+                          bool constant_statistics, const GroupedShape& s) {
+  constexpr int full = 16 / sizeof(T);
+  const ColumnGrid g = column_grid<T>(s.R, s.C, s.B);
+  const int64_t n = s.B * s.C;
+  float* partials = tape.scratch<float>(2 * n * g.parts);
+  float* sums = tape.scratch<float>(2 * n);
+  launch(g.V == full ? grouped_sums_kernel<full, T> : grouped_sums_kernel<1, T>, g.grid, g.block)(
+      partials, partials + n * g.parts, dy, x, mean, rstd, s);
+  launch(grouped_sum_parts_kernel, dim3(blocks_for(s.C, 32), 2, unsigned(s.B)), dim3(32, 8))(
+      sums, partials, g.parts, s);
+  if (dbeta) add_partials_gpu(dbeta, sums, s.B, s.C);
+  if (dgamma) add_partials_gpu(dgamma, sums + n, s.B, s.C);
+  if (!dx) return;
+  float *mean_g = nullptr, *mean_gx = nullptr;
+  if (!constant_statistics) {
+    mean_g = tape.scratch<float>(s.B * s.G);
+    mean_gx = tape.scratch<float>(s.B * s.G);
+    launch(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(mean_g, mean_gx, sums, sums + n,
+                                                                  gamma, s);
+  }
+  launch(g.V == full ? grouped_backward_kernel<full, T> : grouped_backward_kernel<1, T>, g.grid,
+         g.block)(dx, add, dy, x, mean, rstd, gamma, mean_g, mean_gx, s);
+}
+
+// (4) Their calls, on either device ----------------------------------------------------------------
+
+template <class T, class A = Acc<T>>
+void grouped_statistics(Tape& tape, A* mean, A* variance, A* rstd, const T* x, float epsilon,
+                        const GroupedShape& s) {
+  if constexpr (cpu_computes<T>) {
+    if (tape.on_cpu()) return grouped_statistics_cpu(mean, variance, rstd, x, T(epsilon), s);
+  }
+  if constexpr (gpu_computes<T>) grouped_statistics_gpu(tape, mean, variance, rstd, x, epsilon, s);
+}
+
+template <class T, class A = Acc<T>>
+void grouped_normalize(Tape& tape, T* y, const T* x, const A* mean, const A* rstd, const A* gamma,
+                       const A* beta, const GroupedShape& s) {
+  if constexpr (cpu_computes<T>) {
+    if (tape.on_cpu()) return grouped_normalize_cpu(y, x, mean, rstd, gamma, beta, s);
+  }
+  if constexpr (gpu_computes<T>) grouped_normalize_gpu(y, x, mean, rstd, gamma, beta, s);
+}
+
+template <class T, class A = Acc<T>>
+void grouped_backward(Tape& tape, GradientTarget<T> dx, A* dgamma, A* dbeta, const T* dy, const T* x,
+                      const A* mean, const A* rstd, const A* gamma, bool constant_statistics,
+                      const GroupedShape& s) {
+  if constexpr (cpu_computes<T>) {
+    if (tape.on_cpu()) {
+      return grouped_backward_cpu(dx.data, dx.add, dgamma, dbeta, dy, x, mean, rstd, gamma,
+                                  constant_statistics, s);
+    }
+  }
+  if constexpr (gpu_computes<T>) {
+    grouped_backward_gpu(tape, dx.data, dx.add, dgamma, dbeta, dy, x, mean, rstd, gamma,
+                         constant_statistics, s);
+  }
+}
+
+}  // namespace dyt

@@ -1,0 +1,228 @@
+// What batch and group normalization share: mean and variance over rows, for groups of channels. Only
+// .cu files include this.
+//
+// (1) The mathematics. x, y (B, R, C): B samples of R rows (the pixels); the C channels in G groups of
+//     neighbours; gamma, beta (C). Over the n = R C / G numbers of one group of one sample:
+//
+//       mean = 1/n sum of x          rstd = 1 / sqrt(1/n sum of (x - mean)^2 + epsilon)
+//       xhat = (x - mean) rstd       y = gamma * xhat + beta
+//
+//     Group normalization is this. Batch normalization is this with one sample, all rows of the batch,
+//     and every channel a group of its own. What is known of two sets of numbers, each with its count,
+//     mean and squares = sum of (x - mean)^2, can be merged without reading them again (Chan, Golub &
+//     LeVeque 1979), so parts are summed in parallel and no large numbers are ever subtracted:
+//
+//       d = mean2 - mean1, n = n1 + n2:    mean = mean1 + d n2 / n
+//                                          squares = squares1 + squares2 + d^2 n1 n2 / n
+//
+//     Backward, with g = dy * gamma, and mean(.) over a group:
+//
+//       dx     = rstd (g - mean(g) - xhat mean(g xhat))
+//       dgamma = sum over samples and rows of  dy xhat          dbeta = the same sum of  dy
+//
+//     Two sums over the rows of each sample and channel give all of it: of dy, and of dy xhat. If mean
+//     and rstd are constants (running statistics), dx = rstd g.
+#pragma once
+#include <cmath>
+
+#include "layers/column_walk.h"
+
+namespace dyt {
+
+struct GroupedShape {
+  int64_t B, R, C, G;
+  HOST_DEVICE int64_t width() const { return C / G; }  // channels in a group
+  HOST_DEVICE int64_t group(int64_t b, int64_t c) const { return b * G + c / (C / G); }
+};
+
+template <class A>
+struct Moments {
+  A n = 0, mean = 0, squares = 0;
+  HOST_DEVICE void merge(const Moments& other) {
+    if (other.n == 0) return;
+    const A total = n + other.n, share = other.n / total, d = other.mean - mean;
+    mean += d * share;
+    squares += other.squares + d * d * n * share;
+    n = total;
+  }
+};
+
+// (2) The CPU loops --------------------------------------------------------------------------------
+
+// Calls body(b, part, begin, end) for the rows [begin, end) of sample b, in parallel: as many parts of
+// a sample, in total, as for_each_part would cut. Part p of sample b is the (b * parts + p)-th.
+inline int64_t cpu_parts(const GroupedShape& s) { return std::clamp<int64_t>(64 / s.B, 1, s.R); }
+
+template <class Body>
+void for_each_slab(const GroupedShape& s, Body&& body) {
+  const int64_t P = cpu_parts(s);
+#pragma omp parallel for schedule(static)
+  for (int64_t slab = 0; slab < s.B * P; ++slab) {
+    const int64_t part = slab % P;
+    body(slab / P, slab, s.R * part / P, s.R * (part + 1) / P);
+  }
+}
+
+// mean (C) and squares (C) of x (rows, C): pieces that fit into the first-level cache are read twice,
+// first for their mean and then for the squares around it, and merged.
+template <class T>
+void column_moments_cpu(T* mean, T* squares, const T* x, int64_t rows, int64_t C) {
+  const int64_t k = rows_in_wide_row(C), piece = std::max<int64_t>(1, 6144 / (k * C)) * k;
+  std::vector<T> wide_sum(size_t(k * C)), wide_mean;
+  std::fill_n(mean, C, T(0));
+  std::fill_n(squares, C, T(0));
+  for (int64_t begin = 0; begin < rows; begin += piece) {
+    const int64_t n = std::min(piece, rows - begin);
+    const T* from = x + begin * C;
+    T* sum = wide_sum.data();
+    std::fill(wide_sum.begin(), wide_sum.end(), T(0));
+    for_each_wide_row(n, C, [&](int64_t first, int64_t count) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) sum[i] += from[first + i];
+    });
+    repeat_over_wide_row(wide_mean, C,
+                         [&](int64_t c) { return sum_of_channel(wide_sum, c, C) / T(n); });
+    const T* m = wide_mean.data();
+    std::fill(wide_sum.begin(), wide_sum.end(), T(0));
+    for_each_wide_row(n, C, [&](int64_t first, int64_t count) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) sum[i] += (from[first + i] - m[i]) * (from[first + i] - m[i]);
+    });
+    const T share = T(n) / T(begin + n);
+    for (int64_t c = 0; c < C; ++c) {  // Moments::merge for all channels
+      const T d = m[c] - mean[c];
+      mean[c] += d * share;
+      squares[c] += sum_of_channel(wide_sum, c, C) + d * d * T(begin) * share;
+    }
+  }
+}
+
+// mean, variance, rstd (B, G) of x (B, R, C).
+template <class T>
+void grouped_statistics_cpu(T* mean, T* variance, T* rstd, const T* x, T epsilon,
+                            const GroupedShape& s) {
+  const int64_t P = cpu_parts(s), C = s.C;
+  std::vector<T> means(size_t(s.B * P * C)), squares(size_t(s.B * P * C));
+  for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
+    column_moments_cpu(means.data() + slab * C, squares.data() + slab * C,
+                       x + (b * s.R + begin) * C, end - begin, C);
+  });
+#pragma omp parallel for
+  for (int64_t group = 0; group < s.B * s.G; ++group) {
+    Moments<T> all;
+    for (int64_t part = 0; part < P; ++part) {
+      const T rows = T(s.R * (part + 1) / P - s.R * part / P);
+      const int64_t at = (group / s.G * P + part) * C + group % s.G * s.width();
+      for (int64_t i = at; i < at + s.width(); ++i) {
+        all.merge({rows, means[size_t(i)], squares[size_t(i)]});
+      }
+    }
+    mean[group] = all.mean;
+    variance[group] = all.squares / all.n;
+    rstd[group] = 1 / std::sqrt(variance[group] + epsilon);
+  }
+}
+
+template <class T>
+void grouped_normalize_cpu(T* y, const T* x, const T* mean, const T* rstd, const T* gamma,
+                           const T* beta, const GroupedShape& s) {
+  for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
+    std::vector<T> wide_mean, wide_scale, wide_offset;
+    repeat_over_wide_row(wide_mean, s.C, [&](int64_t c) { return mean[s.group(b, c)]; });
+    repeat_over_wide_row(wide_scale, s.C, [&](int64_t c) {
+      return rstd[s.group(b, c)] * (gamma ? gamma[c] : T(1));
+    });
+    repeat_over_wide_row(wide_offset, s.C, [&](int64_t c) { return beta ? beta[c] : T(0); });
+    const T *m = wide_mean.data(), *scale = wide_scale.data(), *offset = wide_offset.data();
+    const T* from = x + (b * s.R + begin) * s.C;
+    T* to = y + (b * s.R + begin) * s.C;
+    for_each_wide_row(end - begin, s.C, [&](int64_t first, int64_t count) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) {
+        to[first + i] = (from[first + i] - m[i]) * scale[i] + offset[i];
+      }
+    });
+  });
+}
+
+// sums (B, 2, C): over the rows of each sample, of dy and of dy xhat.
+template <class T>
+std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const T* mean, const T* rstd,
+                                const GroupedShape& s) {
+  const int64_t P = cpu_parts(s), C = s.C;
+  std::vector<T> partials(size_t(s.B * P * 2 * C)), sums(size_t(s.B * 2 * C), T(0));
+  for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
+    std::vector<T> wide_mean, wide_dy(size_t(rows_in_wide_row(C) * C), T(0)), wide_product = wide_dy;
+    repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
+    const T *m = wide_mean.data(), *x_b = x + (b * s.R + begin) * C, *dy_b = dy + (b * s.R + begin) * C;
+    T *sum = wide_dy.data(), *product = wide_product.data();
+    for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) {
+        sum[i] += dy_b[first + i];
+        product[i] += dy_b[first + i] * (x_b[first + i] - m[i]);
+      }
+    });
+    T* partial = partials.data() + slab * 2 * C;
+    for (int64_t c = 0; c < C; ++c) {
+      partial[c] = sum_of_channel(wide_dy, c, C);
+      partial[C + c] = sum_of_channel(wide_product, c, C) * rstd[s.group(b, c)];
+    }
+  });
+  for (int64_t slab = 0; slab < s.B * P; ++slab) {
+    for (int64_t i = 0; i < 2 * C; ++i) {
+      sums[size_t(slab / P * 2 * C + i)] += partials[size_t(slab * 2 * C + i)];
+    }
+  }
+  return sums;
+}
+
+// dgamma and dbeta are added to; dx too if `add`. Any of them may be null.
+template <class T>
+void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
+                          const T* mean, const T* rstd, const T* gamma, bool constant_statistics,
+                          const GroupedShape& s) {
+  const int64_t C = s.C;
+  const std::vector<T> sums = grouped_sums_cpu(dy, x, mean, rstd, s);
+  std::vector<T> mean_g(size_t(s.B * s.G), T(0)), mean_gx(size_t(s.B * s.G), T(0));
+  const T scale_of_mean = constant_statistics ? T(0) : T(1) / T(s.R * s.width());
+  for (int64_t b = 0; b < s.B; ++b) {
+    for (int64_t c = 0; c < C; ++c) {
+      const T sum_dy = sums[size_t(b * 2 * C + c)], sum_dyx = sums[size_t((b * 2 + 1) * C + c)];
+      const T weight = (gamma ? gamma[c] : T(1)) * scale_of_mean;
+      if (dbeta) dbeta[c] += sum_dy;
+      if (dgamma) dgamma[c] += sum_dyx;
+      mean_g[size_t(s.group(b, c))] += weight * sum_dy;
+      mean_gx[size_t(s.group(b, c))] += weight * sum_dyx;
+    }
+  }
+  if (!dx) return;
+  const auto write = [&](auto adds) {
+    for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
+      // dx = scale dy - offset - slope (x - mean)
+      std::vector<T> wide_mean, wide_scale, wide_offset, wide_slope;
+      const auto r = [&](int64_t c) { return rstd[s.group(b, c)]; };
+      repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
+      repeat_over_wide_row(wide_scale, C, [&](int64_t c) { return r(c) * (gamma ? gamma[c] : T(1)); });
+      repeat_over_wide_row(wide_offset, C,
+                           [&](int64_t c) { return r(c) * mean_g[size_t(s.group(b, c))]; });
+      repeat_over_wide_row(wide_slope, C,
+                           [&](int64_t c) { return r(c) * r(c) * mean_gx[size_t(s.group(b, c))]; });
+      const T *m = wide_mean.data(), *scale = wide_scale.data();
+      const T *offset = wide_offset.data(), *slope = wide_slope.data();
+      const int64_t at = (b * s.R + begin) * C;
+      for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
+        const T *x_i = x + at + first, *dy_i = dy + at + first;
+        T* to = dx + at + first;
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) {
+          to[i] = (adds() ? to[i] : T(0)) + scale[i] * dy_i[i] - offset[i] - slope[i] * (x_i[i] - m[i]);
+        }
+      });
+    });
+  };
+  if (add) write(std::true_type{});
+  else write(std::false_type{});
+}
+
+}  // namespace dyt

@@ -1,0 +1,184 @@
+// Layer scale, "Going deeper with Image Transformers" (arXiv 2103.17239): each channel of a residual
+// branch is scaled by a learned factor that starts near 0, so that a deep network starts near the
+// identity. ConvNeXt's blocks end in it.
+//
+// (1) The mathematics. x, residual, y (rows, C); gamma (C):
+//
+//       y = gamma * x            or, in one pass over the data,        y = residual + gamma * x
+//
+//     Backward: dx = dy gamma, dgamma = sum over rows of dy x, and dresidual = dy.
+#include "core/dispatch.h"
+#include "core/gradient.h"
+#include "layers/column_walk.h"
+#include "layers/layers.h"
+
+namespace dyt {
+namespace {
+
+// (2) The CPU loops --------------------------------------------------------------------------------
+
+// residual may be null.
+template <class T>
+void layer_scale_forward_cpu(T* y, const T* x, const T* gamma, const T* residual, int64_t rows,
+                             int64_t C) {
+  std::vector<T> wide;
+  repeat_over_wide_row(wide, C, [&](int64_t c) { return gamma[c]; });
+  const T* g = wide.data();
+  for_each_part(rows, [&](int64_t, int64_t begin, int64_t end) {
+    for_each_wide_row(end - begin, C, [&](int64_t first, int64_t n) {
+      const int64_t at = begin * C + first;
+      if (residual) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[at + i] = residual[at + i] + g[i] * x[at + i];
+      } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[at + i] = g[i] * x[at + i];
+      }
+    });
+  });
+}
+
+// dgamma is added to; dx too if `add`, and it may be null.
+template <class T>
+void layer_scale_backward_cpu(T* dx, bool add, T* dgamma, const T* dy, const T* x, const T* gamma,
+                              int64_t rows, int64_t C) {
+  std::vector<T> wide;
+  repeat_over_wide_row(wide, C, [&](int64_t c) { return gamma[c]; });
+  const T* g = wide.data();
+  const int64_t width = int64_t(wide.size());
+  std::vector<T> sums(wide.size(), T(0));
+  sum_over_rows(sums.data(), width, rows, [&](int64_t begin, int64_t end, T* sum) {
+    for_each_wide_row(end - begin, C, [&](int64_t first, int64_t n) {
+      const int64_t at = begin * C + first;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) sum[i] += dy[at + i] * x[at + i];
+      if (dx && add) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) dx[at + i] += g[i] * dy[at + i];
+      } else if (dx) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) dx[at + i] = g[i] * dy[at + i];
+      }
+    });
+  });
+  for (int64_t c = 0; c < C; ++c) dgamma[c] += sum_of_channel(sums, c, C);
+}
+
+// (3) The kernels ----------------------------------------------------------------------------------
+
+// Both in a ColumnGrid: a thread reads its channels' gamma once and walks down the rows. Forward moves
+// 4 bytes per element in bf16, and 2 more with a residual.
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    layer_scale_forward_kernel(T* y, const T* x, const float* gamma, const T* residual,
+                               int64_t rows, int64_t C) {
+  const ColumnPlace at(V, rows);
+  if (at.c >= C) return;
+  float g[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) g[i] = gamma[at.c + i];
+  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+    const Pack<T, V> in = load<V>(x + r * C + at.c);
+    Pack<T, V> out;
+    if (residual) out = load<V>(residual + r * C + at.c);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      out.v[i] = T((residual ? float(out.v[i]) : 0.0f) + g[i] * float(in.v[i]));
+    }
+    store<V>(y + r * C + at.c, out);
+  }
+}
+
+// Reads dy and x and writes dx, 6 bytes per element in bf16; a block writes one partial sum for each of
+// its channels, dgamma_partials (parts, C).
+template <int V, class T>
+__global__ void __launch_bounds__(256)
+    layer_scale_backward_kernel(T* dx, bool add, float* dgamma_partials, const T* dy, const T* x,
+                                const float* gamma, int64_t rows, int64_t C) {
+  const ColumnPlace at(V, rows);
+  float g[V] = {}, sum[V] = {};
+  if (at.c < C) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) g[i] = gamma[at.c + i];
+    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
+      const Pack<T, V> in = load<V>(x + r * C + at.c), up = load<V>(dy + r * C + at.c);
+      Pack<T, V> out;
+      if (dx && add) out = load<V>(dx + r * C + at.c);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        sum[i] += float(up.v[i]) * float(in.v[i]);
+        out.v[i] = T((dx && add ? float(out.v[i]) : 0.0f) + g[i] * float(up.v[i]));
+      }
+      if (dx) store<V>(dx + r * C + at.c, out);
+    }
+  }
+  write_column_sums<V>(dgamma_partials + blockIdx.y * C, sum, C);
+}
+
+template <class T>
+void layer_scale_forward_gpu(T* y, const T* x, const float* gamma, const T* residual, int64_t rows,
+                             int64_t C) {
+  constexpr int full = 16 / sizeof(T);
+  const ColumnGrid g = column_grid<T>(rows, C);
+  launch(g.V == full ? layer_scale_forward_kernel<full, T> : layer_scale_forward_kernel<1, T>,
+         g.grid, g.block)(y, x, gamma, residual, rows, C);
+}
+
+template <class T>
+void layer_scale_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, const T* dy, const T* x,
+                              const float* gamma, int64_t rows, int64_t C) {
+  constexpr int full = 16 / sizeof(T);
+  const ColumnGrid g = column_grid<T>(rows, C);
+  float* partials = tape.scratch<float>(g.parts * C);
+  launch(g.V == full ? layer_scale_backward_kernel<full, T> : layer_scale_backward_kernel<1, T>,
+         g.grid, g.block)(dx, add, partials, dy, x, gamma, rows, C);
+  add_partials_gpu(dgamma, partials, g.parts, C);
+}
+
+}  // namespace
+
+// (4) The op ---------------------------------------------------------------------------------------
+
+Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma, const Tensor* residual) {
+  const int64_t rows = x.rows(), C = x.channels();
+  require(gamma.size() == C, "layer_scale: parameter ", gamma.name, " has ", gamma.size(),
+          " elements for ", C, " channels");
+  require(!residual || residual->shape == x.shape, "layer_scale: x ", x.shape.text(),
+          " and residual ", residual ? residual->shape.text() : "", " differ in shape");
+  const Tensor y = tape.empty(x.shape, x.dtype);
+  on_either(tape, x.dtype, [&](auto t) {
+    using T = decltype(t);
+    const T* to_add = residual ? residual->as<T>() : nullptr;
+    if constexpr (cpu_computes<T>) {
+      if (tape.on_cpu()) {
+        return layer_scale_forward_cpu(y.as<T>(), x.as<T>(), values_of<T>(&gamma), to_add, rows, C);
+      }
+    }
+    if constexpr (gpu_computes<T>) {
+      layer_scale_forward_gpu(y.as<T>(), x.as<T>(), values_of<T>(&gamma), to_add, rows, C);
+    }
+  });
+  const bool with_residual = residual != nullptr;
+  const Tensor added = residual ? *residual : Tensor{};
+  tape.record(y, [=, &tape, &gamma] {
+    on_either(tape, x.dtype, [&](auto t) {
+      using T = decltype(t);
+      const auto dx = tape.gradient<T>(x);
+      const T* dy = tape.gradient_of_output<T>(y);
+      if constexpr (cpu_computes<T>) {
+        if (tape.on_cpu()) {
+          return layer_scale_backward_cpu(dx.data, dx.add, gradient_of<T>(&gamma), dy, x.as<T>(),
+                                          values_of<T>(&gamma), rows, C);
+        }
+      }
+      if constexpr (gpu_computes<T>) {
+        layer_scale_backward_gpu(tape, dx.data, dx.add, gradient_of<T>(&gamma), dy, x.as<T>(),
+                                 values_of<T>(&gamma), rows, C);
+      }
+    });
+    if (with_residual) add_gradient(tape, y, added);  // last: it may hand dy's memory over
+  });
+  return y;
+}
+
+}  // namespace dyt

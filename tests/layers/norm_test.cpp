@@ -1,0 +1,85 @@
+#include "layers/norm.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+std::vector<std::string> names(const NormSpec& spec) {
+  Parameters p;
+  const Norm norm(p, "n", 6, spec);
+  std::vector<std::string> list;
+  for (const Parameter& parameter : p.all()) list.push_back(parameter.name);
+  for (const ModelBuffer& buffer : p.buffers()) list.push_back(buffer.name);
+  return list;
+}
+
+TEST(Norm, EveryKindHasItsParametersUnderTheNamesOfTheField) {
+  using List = std::vector<std::string>;
+  EXPECT_EQ(names({.kind = NormKind::layernorm}), (List{"n.weight", "n.bias"}));
+  EXPECT_EQ(names({.kind = NormKind::rmsnorm}), (List{"n.weight"}));
+  EXPECT_EQ(names({.kind = NormKind::groupnorm}), (List{"n.weight", "n.bias"}));
+  EXPECT_EQ(names({.kind = NormKind::batchnorm}),
+            (List{"n.weight", "n.bias", "n.running_mean", "n.running_var", "n.num_batches_tracked"}));
+  EXPECT_EQ(names({.kind = NormKind::dyt}), (List{"n.alpha", "n.weight", "n.bias"}));
+  EXPECT_EQ(names({.kind = NormKind::dyt, .bias = false}), (List{"n.alpha", "n.weight"}));
+  EXPECT_EQ(names({.kind = NormKind::derf}), (List{"n.alpha", "n.shift", "n.weight", "n.bias"}));
+  EXPECT_EQ(names({.kind = NormKind::none}), List{});
+}
+
+TEST(Norm, EveryNameIsUnderstood) {
+  for (const std::string& name : norm_names()) EXPECT_EQ(name_of(parse_norm(name)), name);
+  EXPECT_THROW(parse_norm("instancenorm"), Error);
+}
+
+// Of 6 channels, at most 4 groups: 3. The last epsilon is what the kind takes if none is given.
+TEST(Norm, CallsTheOpOfItsKind) {
+  const Shape shape = {2, 3, 5, 6};
+  struct Case {
+    NormSpec spec;
+    std::function<Tensor(Tape&, const Tensor&, Parameters&)> op;
+  };
+  const auto find = [](Parameters& p, const char* name) { return &p.find(name); };
+  const Case cases[] = {
+      {{.kind = NormKind::layernorm},
+       [&](Tape& tape, const Tensor& x, Parameters& p) {
+         return layernorm(tape, x, find(p, "n.weight"), find(p, "n.bias"), 1e-6f);
+       }},
+      {{.kind = NormKind::rmsnorm},
+       [&](Tape& tape, const Tensor& x, Parameters& p) {
+         return rmsnorm(tape, x, find(p, "n.weight"), 1e-6f);
+       }},
+      {{.kind = NormKind::groupnorm, .groups = 4},
+       [&](Tape& tape, const Tensor& x, Parameters& p) {
+         return groupnorm(tape, x, 3, find(p, "n.weight"), find(p, "n.bias"), 1e-5f);
+       }},
+      {{.kind = NormKind::batchnorm},
+       [&](Tape& tape, const Tensor& x, Parameters& p) {
+         return batchnorm(tape, x,
+                          {.gamma = find(p, "n.weight"), .beta = find(p, "n.bias"),
+                           .running_mean = &p.find_buffer("n.running_mean"),
+                           .running_variance = &p.find_buffer("n.running_var")});
+       }},
+      {{.kind = NormKind::derf}, [&](Tape& tape, const Tensor& x, Parameters& p) {
+         return dyt::dyt(tape, x,
+                         {.alpha = find(p, "n.alpha"), .shift = find(p, "n.shift"),
+                          .gamma = find(p, "n.weight"), .beta = find(p, "n.bias")},
+                         Squash::erf);
+       }}};
+  for (const Case& c : cases) {
+    Parameters p;
+    const Norm norm(p, "n", 6, c.spec, 0.5f);
+    p.allocate(Device::cpu, DType::f64, 1);
+    std::vector<double> values(180);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = 1e-3 * double(i * i % 37) + 0.1;
+    Tape tape(Device::cpu, DType::f64);
+    const Tensor x = tape.upload(shape, DType::f64, values.data());
+    EXPECT_EQ(to_host(tape, norm(tape, x)), to_host(tape, c.op(tape, x, p))) << name_of(c.spec.kind);
+    EXPECT_EQ(p.values(p.find("n.weight")), std::vector<double>(6, 0.5));
+  }
+}
+
+}  // namespace
+}  // namespace dyt::test

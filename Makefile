@@ -6,12 +6,12 @@
 #   SANITIZE=address  AddressSanitizer, for the emulator
 #   NATIVE=0          portable x86-64-v3 code instead of this machine's
 NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
-CUDA ?= $(if $(NVCC),1,0)
+# (with SANITIZE the kernels are emulated)
+CUDA ?= $(if $(filter none,$(SANITIZE)),$(if $(NVCC),1,0),0)
 ARCH ?= 80 90
 BLAS ?= onednn
 SANITIZE ?= none
 NATIVE ?= 1
-STATIC ?= 0
 
 # Every combination has its own folder, so switching back and forth builds nothing twice.
 BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(ARCH))))$(if $(filter none,$(BLAS)),-noblas)$(if $(filter none,$(SANITIZE)),,-$(SANITIZE))$(if $(filter 0,$(NATIVE)),-portable)

@@ -1,5 +1,3 @@
-#include "core/device.h"
-
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 #include <fstream>
 #include <thread>
 
+#include "core/device.h"
 #include "core/launch.h"
 #include "core/poison.h"
 
@@ -14,10 +13,14 @@ namespace dyt {
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "f32";
-    case DType::f64: return "f64";
-    case DType::bf16: return "bf16";
-    case DType::i32: return "i32";
+    case DType::f32:
+      return "f32";
+    case DType::f64:
+      return "f64";
+    case DType::bf16:
+      return "bf16";
+    case DType::i32:
+      return "i32";
   }
   return "?";
 }
@@ -118,8 +121,8 @@ bool is_available(Device device, std::string* why_not) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return true;
   if (why_not) {
-    *why_not = std::string("no NVIDIA GPU answers (") + cudaGetErrorString(status) +
-               "); use --device cpu";
+    *why_not =
+        std::string("no NVIDIA GPU answers (") + cudaGetErrorString(status) + "); use --device cpu";
   }
   return false;
 }

@@ -33,8 +33,8 @@ Device parse_device(const std::string& name);
 // "NVIDIA H200, 132 SMs, 139.8 GiB" or the processor's name.
 std::string describe(Device device);
 
-// Memory on a device, 256-byte aligned (emulated: 16-byte, so that each buffer ends at a guard page)
-// and there filled with NaN.
+// Memory on a device, 256-byte aligned (emulated: 16-byte, so that each buffer ends at a guard
+// page) and there filled with NaN.
 void* device_allocate(Device device, size_t bytes);
 void device_free(Device device, void* data);
 

@@ -1,5 +1,6 @@
 // From a tensor's number type, known at run time, to a template's T: f32 or f64 on the cpu, f32 or
-// bf16 where kernels run. Each calls a generic lambda with a value of that type, which reads T off it.
+// bf16 where kernels run. Each calls a generic lambda with a value of that type, which reads T off
+// it.
 #pragma once
 #include <type_traits>
 
@@ -32,7 +33,9 @@ void on_either(const Tape& tape, DType dtype, F&& body) {
   }
 }
 
-template <class T> inline constexpr bool cpu_computes = !std::is_same_v<T, bf16>;
-template <class T> inline constexpr bool gpu_computes = !std::is_same_v<T, double>;
+template <class T>
+inline constexpr bool cpu_computes = !std::is_same_v<T, bf16>;
+template <class T>
+inline constexpr bool gpu_computes = !std::is_same_v<T, double>;
 
 }  // namespace dyt

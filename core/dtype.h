@@ -31,11 +31,24 @@ struct bf16 {
 
 enum class DType { f32, f64, bf16, i32 };
 
-template <class T> struct dtype_of;
-template <> struct dtype_of<float> { static constexpr DType value = DType::f32; };
-template <> struct dtype_of<double> { static constexpr DType value = DType::f64; };
-template <> struct dtype_of<bf16> { static constexpr DType value = DType::bf16; };
-template <> struct dtype_of<int32_t> { static constexpr DType value = DType::i32; };
+template <class T>
+struct dtype_of;
+template <>
+struct dtype_of<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct dtype_of<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct dtype_of<bf16> {
+  static constexpr DType value = DType::bf16;
+};
+template <>
+struct dtype_of<int32_t> {
+  static constexpr DType value = DType::i32;
+};
 
 inline size_t size_of(DType dtype) {
   return dtype == DType::f64 ? 8 : dtype == DType::bf16 ? 2 : 4;
@@ -44,9 +57,16 @@ const char* name_of(DType dtype);  // "f32", "f64", "bf16", "i32"
 
 // The type that sums, vector parameters (gamma, beta, alpha, bias of norms) and all parameter
 // gradients are kept in: f64 for f64, f32 for f32 and bf16.
-template <class T> struct accumulator { using type = float; };
-template <> struct accumulator<double> { using type = double; };
-template <class T> using Acc = typename accumulator<T>::type;
+template <class T>
+struct accumulator {
+  using type = float;
+};
+template <>
+struct accumulator<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename accumulator<T>::type;
 inline DType accumulator_of(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
 }  // namespace dyt

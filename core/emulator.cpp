@@ -1,16 +1,16 @@
 #include "core/emulator.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <boost/context/fiber.hpp>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <vector>
-
-#include <boost/context/fiber.hpp>
 
 #include "core/error.h"
 #include "core/philox.h"
@@ -126,9 +126,7 @@ uint3 index_of(int thread) {
 std::string text(uint3 i) {
   return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
 }
-std::string text(Where w) {
-  return std::string(w.file_name()) + ":" + std::to_string(w.line());
-}
+std::string text(Where w) { return std::string(w.file_name()) + ":" + std::to_string(w.line()); }
 std::string kernel_text() {
   return std::string("emulator: kernel launched by ") + block.site.function + " (" +
          block.site.file + ":" + std::to_string(block.site.line) + "), block " + text(blockIdx);
@@ -193,7 +191,8 @@ void start_worker() {
   const ctx::stack_context stack = block.stacks.allocate();
   const char* bottom = static_cast<char*>(stack.sp) - stack.size;
   resume(ctx::fiber(std::allocator_arg, ctx::preallocated(stack.sp, stack.size, stack),
-                    PoolAllocator{}, work), bottom);
+                    PoolAllocator{}, work),
+         bottom);
 }
 
 // Nobody can go on and somebody waits: says who and where.
@@ -292,8 +291,10 @@ void block_barrier(Where where) {
   for (int t : block.order) {
     Thread& thread = block.threads[size_t(t)];
     if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
-      fail_in_kernel(("divergent barrier: thread " + text(index_of(t)) + " waits at " +
-                      text(thread.where)).c_str(), where);
+      fail_in_kernel(
+          ("divergent barrier: thread " + text(index_of(t)) + " waits at " + text(thread.where))
+              .c_str(),
+          where);
     }
     thread.state = State::ready;
     if (t != block.current) block.ready.push_back(t);
@@ -322,8 +323,10 @@ const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
     const int t = first + (order == Order::descending ? 31 - i : i);
     Thread& thread = block.threads[size_t(t)];
     if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
-      fail_in_kernel(("divergent warp operation: thread " + text(index_of(t)) + " is at " +
-                      text(thread.where)).c_str(), where);
+      fail_in_kernel(
+          ("divergent warp operation: thread " + text(index_of(t)) + " is at " + text(thread.where))
+              .c_str(),
+          where);
     }
     thread.state = State::ready;
     if (t != block.current) block.ready.push_back(t);

@@ -12,8 +12,8 @@
 //     and every buffer ends at a guard page; the report names the kernel, block and thread;
 //   - under AddressSanitizer (make SANITIZE=address) each piece of an arena and each shared array
 //     has a red zone around it as well.
-// What it does not model: time, memory coalescing, bank conflicts, weak memory order, and two blocks
-// that wait for each other.
+// What it does not model: time, memory coalescing, bank conflicts, weak memory order, and two
+// blocks that wait for each other.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -94,12 +94,13 @@ T from_bits(uint64_t bits) {
 }  // namespace dyt::emulator
 
 // __shared__ T name dims;    The dims are in brackets: SHARED(float, tile, [32][33]);
-#define SHARED(T, name, dims)                                   \
-  auto& name = *static_cast<std::type_identity_t<T dims>*>(     \
-      dyt::emulator::shared_array([] {                          \
-        static char key;                                        \
-        return static_cast<const void*>(&key);                  \
-      }(), sizeof(std::type_identity_t<T dims>)))
+#define SHARED(T, name, dims)                                                           \
+  auto& name = *static_cast<std::type_identity_t<T dims>*>(dyt::emulator::shared_array( \
+      [] {                                                                              \
+        static char key;                                                                \
+        return static_cast<const void*>(&key);                                          \
+      }(),                                                                              \
+      sizeof(std::type_identity_t<T dims>)))
 // extern __shared__ T name[];
 #define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(dyt::emulator::dynamic_shared())
 

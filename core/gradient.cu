@@ -1,6 +1,5 @@
-#include "core/gradient.h"
-
 #include "core/dispatch.h"
+#include "core/gradient.h"
 #include "core/kernel.h"
 
 namespace dyt {

@@ -53,8 +53,8 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
-// Sum over a block of up to 1024 threads, a multiple of 32; every thread gets the result. Begins and
-// ends with a barrier, so it can be called again at once.
+// Sum over a block of up to 1024 threads, a multiple of 32; every thread gets the result. Begins
+// and ends with a barrier, so it can be called again at once.
 __device__ inline float block_sum(float v) {
   SHARED(float, partial, [32]);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;

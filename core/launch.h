@@ -20,8 +20,9 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
             const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
     const auto body = [&] { kernel(arguments...); };
-    emulator::run({file, function, line}, grid, block, shared_bytes,
-                  [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
+    emulator::run(
+        {file, function, line}, grid, block, shared_bytes,
+        [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
   };
 }
 
@@ -36,8 +37,8 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
 // __shared__ T name dims;    The dims are in brackets: SHARED(float, tile, [32][33]);
 #define SHARED(T, name, dims) __shared__ T name dims
 // extern __shared__ T name[];
-#define DYNAMIC_SHARED(T, name)                          \
-  extern __shared__ uint4 dyt_dynamic_shared[];          \
+#define DYNAMIC_SHARED(T, name)                 \
+  extern __shared__ uint4 dyt_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(dyt_dynamic_shared)
 
 namespace dyt {
@@ -54,9 +55,12 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
   return [=](std::type_identity_t<P>... arguments) {
     if (shared_bytes > 48 * 1024) {
       check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      int(shared_bytes)), file, line);
+                                      int(shared_bytes)),
+                 file, line);
     }
+    // clang-format off
     kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);
+    // clang-format on
     check_cuda(cudaGetLastError(), file, line);
   };
 }

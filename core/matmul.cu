@@ -1,8 +1,7 @@
-#include "core/matmul.h"
-
 #include <vector>
 
 #include "core/launch.h"
+#include "core/matmul.h"
 
 #if defined(DYT_ONEDNN)
 #include <dnnl.h>
@@ -21,8 +20,8 @@ namespace {
 // `tile_rows` x `panel`; the panel of B is copied so that the innermost loop runs over consecutive
 // numbers, which the compiler turns into vector instructions, and a tile of C stays in registers.
 template <class T>
-void matmul_plain(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
-                  T beta, T* c) {
+void matmul_plain(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b, T beta,
+                  T* c) {
   constexpr int64_t panel = 128 / sizeof(T), tile_rows = 8, block_rows = 128;
   const int64_t panels = (n + panel - 1) / panel, blocks = (m + block_rows - 1) / block_rows;
   const int64_t a_row = op_a == Op::none ? k : 1, a_col = op_a == Op::none ? 1 : m;
@@ -64,8 +63,8 @@ void matmul_plain(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a,
   }
 }
 
-void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const double* a,
-                const double* b, float beta, double* c) {
+void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const double* a, const double* b,
+                float beta, double* c) {
   matmul_plain<double>(op_a, op_b, m, n, k, a, b, double(beta), c);
 }
 
@@ -73,8 +72,9 @@ void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* 
                 float beta, float* c) {
 #if defined(DYT_ONEDNN)
   const int64_t lda = op_a == Op::none ? k : m, ldb = op_b == Op::none ? n : k;
-  const dnnl_status_t status = dnnl_sgemm(op_a == Op::none ? 'N' : 'T', op_b == Op::none ? 'N' : 'T',
-                                          m, n, k, 1.0f, a, lda, b, ldb, beta, c, n);
+  const dnnl_status_t status =
+      dnnl_sgemm(op_a == Op::none ? 'N' : 'T', op_b == Op::none ? 'N' : 'T', m, n, k, 1.0f, a, lda,
+                 b, ldb, beta, c, n);
   require(status == dnnl_success, "oneDNN sgemm (", m, ", ", n, ", ", k, ") failed: status ",
           int(status));
 #else
@@ -116,8 +116,10 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm;
 };
 
-template <class T> constexpr cudaDataType_t cuda_type = CUDA_R_32F;
-template <> constexpr cudaDataType_t cuda_type<bf16> = CUDA_R_16BF;
+template <class T>
+constexpr cudaDataType_t cuda_type = CUDA_R_32F;
+template <>
+constexpr cudaDataType_t cuda_type<bf16> = CUDA_R_16BF;
 
 constexpr size_t workspace_bytes = size_t(32) << 20;
 
@@ -137,10 +139,12 @@ Plan make_plan(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k) {
   const auto name = [](Op op) { return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T; };
   const cublasOperation_t first = name(op_b), second = name(op_a);
   check_cublas(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe");
-  check_cublas(cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSA, &first,
-                                              sizeof first), "describe");
-  check_cublas(cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSB, &second,
-                                              sizeof second), "describe");
+  check_cublas(
+      cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first),
+      "describe");
+  check_cublas(
+      cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
+      "describe");
   const auto layout = [](cublasLtMatrixLayout_t* l, cudaDataType_t type, int64_t r, int64_t cols) {
     check_cublas(cublasLtMatrixLayoutCreate(l, type, uint64_t(r), uint64_t(cols), r), "layout");
   };
@@ -154,16 +158,16 @@ Plan make_plan(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k) {
                  "preference");
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
-  for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+  for (auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
     prefer(attribute, uint32_t(16));
   }
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   check_cublas(cublasLtMatmulAlgoGetHeuristic(cublas_handle(), plan.op, plan.a, plan.b, plan.c,
-                                              plan.c, preference, 1, &result, &found), "heuristic");
+                                              plan.c, preference, 1, &result, &found),
+               "heuristic");
   cublasLtMatmulPreferenceDestroy(preference);
   require(found > 0, "cuBLASLt has no algorithm for a product (", m, ", ", n, ", ", k, ")");
   plan.algorithm = result.algo;
@@ -180,9 +184,10 @@ void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, c
   if (found == plans.end()) found = plans.emplace(key, make_plan<T, TC>(op_a, op_b, m, n, k)).first;
   const Plan& plan = found->second;
   const float one = 1;
-  check_cublas(cublasLtMatmul(cublas_handle(), plan.op, &one, b, plan.a, a, plan.b, &beta, c,
-                              plan.c, c, plan.c, &plan.algorithm, workspace.data(),
-                              workspace_bytes, stream()), "matmul");
+  check_cublas(
+      cublasLtMatmul(cublas_handle(), plan.op, &one, b, plan.a, a, plan.b, &beta, c, plan.c, c,
+                     plan.c, &plan.algorithm, workspace.data(), workspace_bytes, stream()),
+      "matmul");
 }
 
 #endif

@@ -44,8 +44,8 @@ struct Parameter : Tensor {
 };
 
 // A tensor that belongs to a model and is not learned: a running mean, a count of batches. PyTorch
-// calls it a buffer. It has no gradient, no decay and no bf16 copy, an op changes it by `data`, and a
-// checkpoint holds it beside the parameters. The numbers are f32 (f64 in f64 runs).
+// calls it a buffer. It has no gradient, no decay and no bf16 copy, an op changes it by `data`, and
+// a checkpoint holds it beside the parameters. The numbers are f32 (f64 in f64 runs).
 struct ModelBuffer : Tensor {
   std::string name;
   double initial = 0;
@@ -76,8 +76,8 @@ class Parameters {
   Parameter& add(const std::string& name, Shape shape, Init init);
   Parameter& add(const std::string& name, Shape shape, Init init, bool decay);
 
-  // The same for a tensor that is not learned; `initial` everywhere. Names must differ from those of
-  // the parameters too. `counts`: it holds whole numbers.
+  // The same for a tensor that is not learned; `initial` everywhere. Names must differ from those
+  // of the parameters too. `counts`: it holds whole numbers.
   ModelBuffer& add_buffer(const std::string& name, Shape shape, double initial,
                           bool counts = false);
 
@@ -87,8 +87,8 @@ class Parameters {
 
   Device device() const { return device_; }
   DType dtype() const { return dtype_; }
-  int64_t count() const;                               // learned numbers
-  int64_t flat_size() const { return flat_size_; }     // with padding between parameters (zeros)
+  int64_t count() const;                                  // learned numbers
+  int64_t flat_size() const { return flat_size_; }        // with padding between parameters (zeros)
   int64_t decayed_size() const { return decayed_size_; }  // elements [0, this) are decayed
   void* masters() const { return masters_.data(); }
   void* gradients() const { return gradients_.data(); }
@@ -101,7 +101,7 @@ class Parameters {
 
   std::deque<ModelBuffer>& buffers() { return buffers_; }
   const std::deque<ModelBuffer>& buffers() const { return buffers_; }
-  ModelBuffer& find_buffer(const std::string& name);   // Error if there is none
+  ModelBuffer& find_buffer(const std::string& name);             // Error if there is none
   void* buffer_values() const { return buffer_memory_.data(); }  // of all of them; null if none
   int64_t buffer_size() const { return buffer_size_; }           // elements, with padding (zeros)
 

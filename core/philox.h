@@ -3,8 +3,9 @@
 //
 // A counter-based generator is a pure function (key, counter) -> 128 random bits: there is no state
 // to share between threads, any number can be computed by itself, and the CPU, the GPU and the
-// emulator all see the same numbers. We spend the key on the seed and the counter on "which number":
-// (index, stream), where the stream names the consumer, e.g. a training step and an op in it.
+// emulator all see the same numbers. We spend the key on the seed and the counter on "which
+// number": (index, stream), where the stream names the consumer, e.g. a training step and an op in
+// it.
 #pragma once
 #include <cstdint>
 
@@ -48,7 +49,7 @@ class RandomSequence {
     if (used_ == 4) block_ = source_.bits(index_++), used_ = 0;
     return block_.x[used_++];
   }
-  float uniform() { return uniform01(next()); }                                // [0, 1)
+  float uniform() { return uniform01(next()); }  // [0, 1)
   float uniform(float low, float high) { return low + (high - low) * uniform(); }
   uint32_t below(uint32_t n) { return uint32_t((uint64_t(next()) * n) >> 32); }  // {0 .. n-1}
   double normal();  // mean 0, variance 1 (Box-Muller)

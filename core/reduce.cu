@@ -1,13 +1,12 @@
-#include "core/reduce.h"
-
 #include "core/kernel.h"
+#include "core/reduce.h"
 
 namespace dyt {
 namespace {
 
-// A block of 32 x 8 threads sums 32 columns: thread (x, y) adds parts y, y + 8, y + 16 ... of column
-// x, so a warp reads 128 consecutive bytes; then the 8 sums of a column meet in shared memory.
-// Moves 4 * parts * n bytes.
+// A block of 32 x 8 threads sums 32 columns: thread (x, y) adds parts y, y + 8, y + 16 ... of
+// column x, so a warp reads 128 consecutive bytes; then the 8 sums of a column meet in shared
+// memory. Moves 4 * parts * n bytes.
 __global__ void add_partials_kernel(float* sums, const float* partials, int64_t parts, int64_t n) {
   SHARED(float, tile, [8][32]);
   const int64_t i = int64_t(blockIdx.x) * 32 + threadIdx.x;

@@ -1,6 +1,7 @@
 // Deterministic sums. A sum over rows is done in two stages whose shape depends on the sizes only:
 // parts of the rows are summed independently, in a fixed order each; then the parts are added up in
-// a fixed order. So the bits of a gradient don't depend on the number of threads or on their timing.
+// a fixed order. So the bits of a gradient don't depend on the number of threads or on their
+// timing.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -18,7 +19,8 @@ void for_each_part(int64_t rows, Body&& body) {
   }
 }
 
-// sums[0..n) += the column sums over `rows` of what body(begin, end, partial) adds to its partial[n].
+// sums[0..n) += the column sums over `rows` of what body(begin, end, partial) adds to its
+// partial[n].
 template <class T, class Body>
 void sum_over_rows(T* sums, int64_t n, int64_t rows, Body&& body) {
   const int64_t parts = std::min<int64_t>(64, rows);

@@ -70,7 +70,7 @@ class Tape {
   // equal. Only the last reader of y's gradient may call it. False if x already had a gradient.
   bool pass_gradient(const Tensor& y, const Tensor& x);
 
-  void backward(const Tensor& loss);                 // from d loss / d loss = 1
+  void backward(const Tensor& loss);                    // from d loss / d loss = 1
   void backward(const Tensor& y, const void* dy_host);  // from these dy, in y's number type
 
   // Starts a step: forgets closures and activations. The step number is part of every random draw.
@@ -96,7 +96,7 @@ class Tape {
   uint64_t seed_, step_ = 0, random_ops_ = 0;
   Arena arena_;
   std::vector<Entry> entries_;
-  std::vector<std::pair<size_t, void*>> free_gradients_;  // bytes, place
+  std::vector<std::pair<size_t, void*>> free_gradients_;   // bytes, place
   std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here
   size_t host_block_ = 0, host_at_ = 0;
 };

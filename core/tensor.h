@@ -56,8 +56,8 @@ struct Tensor {
   Gradient* grad = nullptr;  // null: no gradient is wanted (e.g. input images)
 
   int64_t size() const { return shape.size(); }
-  int64_t channels() const { return shape[-1]; }         // width of the last dimension
-  int64_t rows() const { return size() / channels(); }   // everything but the last dimension
+  int64_t channels() const { return shape[-1]; }        // width of the last dimension
+  int64_t rows() const { return size() / channels(); }  // everything but the last dimension
 
   // The data as numbers of type T; T must be the tensor's number type.
   template <class T>

@@ -26,9 +26,9 @@ struct ClassifierRun {
   int64_t parameters = 0;  // learned numbers
 };
 
-// Trains every arm with seeds 1 .. `seeds`. A seed fixes the initial values (equal wherever two arms
-// have a parameter of the same name and shape), the data order and the augmentation, so what the
-// arms of a seed differ in is the arm. `label` stands in front of the progress line.
+// Trains every arm with seeds 1 .. `seeds`. A seed fixes the initial values (equal wherever two
+// arms have a parameter of the same name and shape), the data order and the augmentation, so what
+// the arms of a seed differ in is the arm. `label` stands in front of the progress line.
 std::vector<ClassifierRun> run_classifiers(const std::string& label, const std::vector<Arm>& arms,
                                            int seeds, const ImageSplits& data,
                                            const TrainOptions& train, Device device);

@@ -1,5 +1,5 @@
-// Activations that look at one number at a time: ReLU, ResNet's and VGG's, and SiLU ("Sigmoid-Weighted
-// Linear Units", arXiv 1702.03118; also known as Swish).
+// Activations that look at one number at a time: ReLU, ResNet's and VGG's, and SiLU
+// ("Sigmoid-Weighted Linear Units", arXiv 1702.03118; also known as Swish).
 //
 // (1) The mathematics. x, residual, y of any shape:
 //
@@ -8,8 +8,8 @@
 //       silu: y = x s, s = 1 / (1 + exp(-x))
 //             dx = dy s (1 + x (1 - s))
 //
-//     ReLU's derivative can be read off y, so nothing else is kept, and dx is made where dy lies. A NaN
-//     stays one: a run that diverged should show it.
+//     ReLU's derivative can be read off y, so nothing else is kept, and dx is made where dy lies. A
+//     NaN stays one: a run that diverged should show it.
 #include "core/cpu_math.h"
 #include "core/dispatch.h"
 #include "core/gradient.h"
@@ -22,17 +22,28 @@ namespace {
 #if defined(__CUDA_ARCH__)
 __device__ float exp_of(float z) { return expf(z); }
 #else
-template <class A> A exp_of(A z) { return cpu::exp(z); }
+template <class A>
+A exp_of(A z) {
+  return cpu::exp(z);
+}
 #endif
 
-template <class A> HOST_DEVICE A relu_value(A x) { return x < 0 ? A(0) : x; }
-template <class A> HOST_DEVICE A silu_value(A x) { return x / (1 + exp_of(-x)); }
-template <class A> HOST_DEVICE A silu_slope(A x) {
+template <class A>
+HOST_DEVICE A relu_value(A x) {
+  return x < 0 ? A(0) : x;
+}
+template <class A>
+HOST_DEVICE A silu_value(A x) {
+  return x / (1 + exp_of(-x));
+}
+template <class A>
+HOST_DEVICE A silu_slope(A x) {
   const A s = 1 / (1 + exp_of(-x));
   return s * (1 + x * (1 - s));
 }
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 // residual may be null.
 template <class T>
@@ -46,7 +57,8 @@ void relu_forward_cpu(T* y, const T* x, const T* residual, int64_t n) {
   }
 }
 
-// dy = 0 where y = 0. What is left of dy is also written to `copy`, or added to it, unless it is null.
+// dy = 0 where y = 0. What is left of dy is also written to `copy`, or added to it, unless it is
+// null.
 template <class T>
 void relu_backward_cpu(T* dy, T* copy, bool add, const T* y, int64_t n) {
   if (!copy) {
@@ -81,7 +93,8 @@ void silu_backward_cpu(T* dx, bool add, const T* dy, const T* x, int64_t n) {
   }
 }
 
-// (3) The kernels: one thread per pack of V numbers ------------------------------------------------
+// (3) The kernels: one thread per pack of V numbers
+// ------------------------------------------------
 
 // Moves 4 bytes per element in bf16, 6 with a residual.
 template <int V, class T>
@@ -151,7 +164,8 @@ void launch_over_packs(int64_t n, Body&& body) {
   body(std::integral_constant<int, 1>{});
 }
 
-// (4) The ops --------------------------------------------------------------------------------------
+// (4) The ops
+// --------------------------------------------------------------------------------------
 
 template <class T>
 void relu_forward(const Tape& tape, T* y, const T* x, const T* residual, int64_t n) {

@@ -1,5 +1,5 @@
-// Batch normalization, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
-// Covariate Shift" (arXiv 1502.03167, algorithms 1 and 2), as in PyTorch.
+// Batch normalization, "Batch Normalization: Accelerating Deep Network Training by Reducing
+// Internal Covariate Shift" (arXiv 1502.03167, algorithms 1 and 2), as in PyTorch.
 //
 // (1) The mathematics. x, y (rows, C), rows = B H W; gamma, beta, mean, variance (C):
 //
@@ -7,9 +7,9 @@
 //       evaluation:  the running ones
 //       y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 //
-//     In training an output depends on the other images of its batch: that makes evaluation, and small
-//     batches, a different function, and is why networks moved on to norms without a batch. The
-//     running statistics are no parameters: nothing is learned, they follow
+//     In training an output depends on the other images of its batch: that makes evaluation, and
+//     small batches, a different function, and is why networks moved on to norms without a batch.
+//     The running statistics are no parameters: nothing is learned, they follow
 //
 //       running = (1 - momentum) running + momentum (mean; variance * rows / (rows - 1))
 //
@@ -21,7 +21,8 @@
 namespace dyt {
 namespace {
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 template <class A>
 struct Running {  // each (C), but batches (1), which may be null
@@ -47,7 +48,8 @@ void read_running_cpu(A* mean, A* rstd, Running<A> running, A epsilon, int64_t C
   }
 }
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
 // One thread per channel, tiny.
 __global__ void update_running_kernel(Running<float> running, const float* mean,
@@ -87,7 +89,8 @@ void read_running(const Tape& tape, A* mean, A* rstd, Running<A> running, float 
   }
 }
 
-// (4) The op ---------------------------------------------------------------------------------------
+// (4) The op
+// ---------------------------------------------------------------------------------------
 
 void check_batchnorm(const Tensor& x, const BatchnormParameters& p, const BatchnormOptions& options,
                      bool of_this_batch) {

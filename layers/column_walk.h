@@ -1,5 +1,5 @@
-// Walking down the columns of a matrix x (rows, C): what norms and layer scale have in common, whose
-// sums go over rows. Only .cu files include this.
+// Walking down the columns of a matrix x (rows, C): what norms and layer scale have in common,
+// whose sums go over rows. Only .cu files include this.
 #pragma once
 #include <vector>
 
@@ -8,11 +8,12 @@
 
 namespace dyt {
 
-// --- On the CPU -----------------------------------------------------------------------------------
+// --- On the CPU
+// -----------------------------------------------------------------------------------
 
-// A row of few channels is too short for a vector loop. Rows lie one behind the other, so several of
-// them are one wide row, and what belongs to channel c belongs to the numbers c, c + C, c + 2 C ... of
-// it. This many rows:
+// A row of few channels is too short for a vector loop. Rows lie one behind the other, so several
+// of them are one wide row, and what belongs to channel c belongs to the numbers c, c + C, c + 2 C
+// ... of it. This many rows:
 inline int64_t rows_in_wide_row(int64_t C) { return C >= 128 ? 1 : (127 + C) / C; }
 
 // wide[i] = value(i % C) for all i of a wide row.
@@ -41,20 +42,21 @@ T sum_of_channel(const std::vector<T>& wide, int64_t c, int64_t C) {
   return sum;
 }
 
-// --- In kernels -----------------------------------------------------------------------------------
+// --- In kernels
+// -----------------------------------------------------------------------------------
 
-// A block is X x Y = 256 threads: X packs of V channels side by side, X a power of two up to 32, and Y
-// rows, so that a warp reads neighbouring bytes however narrow the rows are. blockIdx.x counts packs,
-// blockIdx.y the parts into which the rows are cut; a thread walks down the column of its pack, through
-// every Y-th row of its part.
+// A block is X x Y = 256 threads: X packs of V channels side by side, X a power of two up to 32,
+// and Y rows, so that a warp reads neighbouring bytes however narrow the rows are. blockIdx.x
+// counts packs, blockIdx.y the parts into which the rows are cut; a thread walks down the column of
+// its pack, through every Y-th row of its part.
 struct ColumnGrid {
   int V;
   dim3 grid, block;
   int64_t parts;
 };
 
-// The grid for `samples` matrices (rows, C), sample blockIdx.z, with enough blocks to fill a GPU but at
-// least 4 rows for a thread.
+// The grid for `samples` matrices (rows, C), sample blockIdx.z, with enough blocks to fill a GPU
+// but at least 4 rows for a thread.
 template <class T>
 ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1) {
   require(samples <= 65535 && C < (int64_t(1) << 31), "a kernel can't count ", samples,
@@ -69,17 +71,17 @@ ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1) {
 
 // A thread's place in that grid.
 struct ColumnPlace {
-  int64_t c;            // first channel of its pack; at or beyond C: no work
-  int64_t begin, end;   // rows of the part: its own are begin + threadIdx.y, + Y, + 2 Y ...
+  int64_t c;           // first channel of its pack; at or beyond C: no work
+  int64_t begin, end;  // rows of the part: its own are begin + threadIdx.y, + Y, + 2 Y ...
   __device__ ColumnPlace(int V, int64_t rows)
       : c((int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V),
         begin(rows * blockIdx.y / gridDim.y),
         end(rows * (blockIdx.y + 1) / gridDim.y) {}
 };
 
-// sums[c] = the sum, over the block's Y threads of one column, of what they hold: first over the rows
-// of a warp, by shuffles, then over the 8 warps. To be called by all threads of the block; `sums` is
-// the first channel of the sample or part, of C.
+// sums[c] = the sum, over the block's Y threads of one column, of what they hold: first over the
+// rows of a warp, by shuffles, then over the 8 warps. To be called by all threads of the block;
+// `sums` is the first channel of the sample or part, of C.
 template <int V>
 __device__ inline void write_column_sums(float* sums, const float (&held)[V], int64_t C) {
   SHARED(float, tile, [8][32 * V]);

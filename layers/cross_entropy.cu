@@ -214,8 +214,8 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
   }
 }
 
-// The same with soft targets: the sum of t (l - m) follows the running maximum m as well. Reads logits
-// and targets once: 6 bytes an element in bf16.
+// The same with soft targets: the sum of t (l - m) follows the running maximum m as well. Reads
+// logits and targets once: 6 bytes an element in bf16.
 template <int V, class T>
 __global__ void cross_entropy_soft_forward_kernel(float* losses, float* max, float* log_sum,
                                                   float* target_sums, const T* logits,
@@ -383,8 +383,9 @@ Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, flo
 
 Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& targets) {
   const int64_t rows = logits.rows(), K = logits.channels();
-  require(targets.size() == logits.size() && targets.channels() == K, "cross_entropy_soft: targets ",
-          targets.shape.text(), " for logits ", logits.shape.text());
+  require(targets.size() == logits.size() && targets.channels() == K,
+          "cross_entropy_soft: targets ", targets.shape.text(), " for logits ",
+          logits.shape.text());
   require(rows < (int64_t(1) << 31) && K < (1 << 30), "cross_entropy_soft: logits ",
           logits.shape.text(), " are more than a kernel can count");
   const DType acc = accumulator_of(logits.dtype);

@@ -6,8 +6,9 @@
 //       z = alpha x + shift         y = gamma * phi(z) + beta          phi = tanh for DyT
 //
 //     Every element is treated alike and alone: no mean, no variance, nothing that one channel of a
-//     token has to know of the others. That is all the difference to LayerNorm, and why it is cheap:
-//     no reduction stands between reading x and writing y. Backward, with dz = dy * gamma * phi'(z):
+//     token has to know of the others. That is all the difference to LayerNorm, and why it is
+//     cheap: no reduction stands between reading x and writing y. Backward, with dz = dy * gamma *
+//     phi'(z):
 //
 //       dx     = alpha dz
 //       dalpha = sum over rows and channels of  x dz         dshift = the same sum of  dz
@@ -31,42 +32,84 @@ __device__ float tanh_of(float z) { return tanhf(z); }
 __device__ float erf_of(float z) { return erff(z); }
 __device__ float exp_of(float z) { return expf(z); }
 #else
-template <class A> A tanh_of(A z) { return cpu::tanh(z); }
-template <class A> A erf_of(A z) { return cpu::erf(z); }
-template <class A> A exp_of(A z) { return cpu::exp(z); }
+template <class A>
+A tanh_of(A z) {
+  return cpu::tanh(z);
+}
+template <class A>
+A erf_of(A z) {
+  return cpu::erf(z);
+}
+template <class A>
+A exp_of(A z) {
+  return cpu::exp(z);
+}
 #endif
 
 struct Tanh {
-  template <class A> HOST_DEVICE static A value(A z) { return tanh_of(z); }
-  template <class A> HOST_DEVICE static A slope(A, A f) { return 1 - f * f; }
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return tanh_of(z);
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A, A f) {
+    return 1 - f * f;
+  }
 };
 struct Erf {  // Derf, arXiv 2512.10938
-  template <class A> HOST_DEVICE static A value(A z) { return erf_of(z); }
-  template <class A> HOST_DEVICE static A slope(A z, A) {
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return erf_of(z);
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A) {
     return A(1.12837916709551257390) * exp_of(-z * z);  // 2 / sqrt(pi) exp(-z^2)
   }
 };
 struct Hardtanh {
-  template <class A> HOST_DEVICE static A value(A z) { return z < -1 ? A(-1) : z > 1 ? A(1) : z; }
-  template <class A> HOST_DEVICE static A slope(A z, A) { return z > -1 && z < 1 ? A(1) : A(0); }
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return z < -1 ? A(-1) : z > 1 ? A(1) : z;
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A) {
+    return z > -1 && z < 1 ? A(1) : A(0);
+  }
 };
 struct Sigmoid {
-  template <class A> HOST_DEVICE static A value(A z) { return 1 / (1 + exp_of(-z)); }
-  template <class A> HOST_DEVICE static A slope(A, A f) { return f * (1 - f); }
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return 1 / (1 + exp_of(-z));
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A, A f) {
+    return f * (1 - f);
+  }
 };
 struct Isru {  // inverse square root unit, z / sqrt(1 + z^2)
-  template <class A> HOST_DEVICE static A value(A z) { return z / sqrt(1 + z * z); }
-  template <class A> HOST_DEVICE static A slope(A z, A) {
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return z / sqrt(1 + z * z);
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A) {
     const A r = 1 / sqrt(1 + z * z);
     return r * r * r;
   }
 };
 struct Identity {
-  template <class A> HOST_DEVICE static A value(A z) { return z; }
-  template <class A> HOST_DEVICE static A slope(A, A) { return A(1); }
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return z;
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A, A) {
+    return A(1);
+  }
 };
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 template <class Phi, class T>
 void dyt_forward_cpu(T* y, const T* x, const T* alpha, const T* shift, const T* gamma,
@@ -117,7 +160,8 @@ void dyt_backward_cpu(T* dx, T* dalpha, T* dshift, T* dgamma, T* dbeta, const T*
   if (dshift) *dshift += sums[size_t(2 * C + 1)];
 }
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
 // One thread per pack of V consecutive channels of a row. Reads x once, writes y once: 4 bytes per
 // element in bf16, and gamma and beta from the cache.
@@ -212,8 +256,8 @@ void dyt_forward_gpu(T* y, const T* x, const float* alpha, const float* shift, c
 
 template <class Phi, class T>
 void dyt_backward_gpu(Tape& tape, T* dx, bool add, float* dalpha, float* dshift, float* dgamma,
-                      float* dbeta, const T* dy, const T* x, const float* alpha,
-                      const float* shift, const float* gamma, int64_t rows, int64_t C) {
+                      float* dbeta, const T* dy, const T* x, const float* alpha, const float* shift,
+                      const float* gamma, int64_t rows, int64_t C) {
   const int V = vector_width<T>(C);
   const unsigned columns = blocks_for(C, 32 * V);
   const unsigned parts = unsigned(row_parts(rows, columns, 32));
@@ -234,17 +278,24 @@ void dyt_backward_gpu(Tape& tape, T* dx, bool add, float* dalpha, float* dshift,
   if (dshift) add_partials_gpu(dshift, both + 1, 1, 1);
 }
 
-// (4) The op ---------------------------------------------------------------------------------------
+// (4) The op
+// ---------------------------------------------------------------------------------------
 
 template <class F>
 void with_squash(Squash squash, F&& body) {
   switch (squash) {
-    case Squash::tanh: return body(Tanh{});
-    case Squash::erf: return body(Erf{});
-    case Squash::hardtanh: return body(Hardtanh{});
-    case Squash::sigmoid: return body(Sigmoid{});
-    case Squash::isru: return body(Isru{});
-    case Squash::identity: return body(Identity{});
+    case Squash::tanh:
+      return body(Tanh{});
+    case Squash::erf:
+      return body(Erf{});
+    case Squash::hardtanh:
+      return body(Hardtanh{});
+    case Squash::sigmoid:
+      return body(Sigmoid{});
+    case Squash::isru:
+      return body(Isru{});
+    case Squash::identity:
+      return body(Identity{});
   }
 }
 
@@ -294,8 +345,8 @@ Tensor dyt(Tape& tape, const Tensor& x, const DytParameters& p, Squash squash) {
           dyt_backward_gpu<Phi>(tape, dx.data, dx.add, gradient_of<T>(p.alpha),
                                 gradient_of<T>(p.shift), gradient_of<T>(p.gamma),
                                 gradient_of<T>(p.beta), tape.gradient_of_output<T>(y), x.as<T>(),
-                                values_of<T>(p.alpha), values_of<T>(p.shift),
-                                values_of<T>(p.gamma), rows, C);
+                                values_of<T>(p.alpha), values_of<T>(p.shift), values_of<T>(p.gamma),
+                                rows, C);
         });
       }
     });

@@ -6,14 +6,15 @@
 
 namespace dyt {
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
 // All but two work in a ColumnGrid, one sample per blockIdx.z.
 
-// Mean and squares of the rows of one part. A thread sums what its column's rows differ from the first
-// of them, which is as good as any mean of theirs to keep the sums small; then the threads of a column
-// merge, in the warp by shuffles, and the 8 warps in shared memory. Reads x once: 2 bytes per element
-// in bf16. means, squares (B, parts, C).
+// Mean and squares of the rows of one part. A thread sums what its column's rows differ from the
+// first of them, which is as good as any mean of theirs to keep the sums small; then the threads of
+// a column merge, in the warp by shuffles, and the 8 warps in shared memory. Reads x once: 2 bytes
+// per element in bf16. means, squares (B, parts, C).
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_moments_kernel(float* means, float* squares, const T* x, GroupedShape s) {
@@ -92,8 +93,8 @@ inline __global__ void __launch_bounds__(256)
   rstd[group] = rsqrtf(held.squares / held.n + epsilon);
 }
 
-// Reads x and writes y, 4 bytes per element in bf16; what belongs to its channels a thread reads once
-// and keeps in registers on its way down.
+// Reads x and writes y, 4 bytes per element in bf16; what belongs to its channels a thread reads
+// once and keeps in registers on its way down.
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_normalize_kernel(T* y, const T* x, const float* mean, const float* rstd,
@@ -119,8 +120,8 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// The sums over the rows of a part of dy and of dy xhat: sum_dy, sum_dyx (B, parts, C). Reads 4 bytes
-// per element in bf16.
+// The sums over the rows of a part of dy and of dy xhat: sum_dy, sum_dyx (B, parts, C). Reads 4
+// bytes per element in bf16.
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x, const float* mean,
@@ -228,8 +229,8 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* variance, float* rst
   float* squares = tape.scratch<float>(s.B * g.parts * s.C);
   launch(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
          g.block)(means, squares, x, s);
-  launch(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(
-      mean, variance, rstd, means, squares, g.parts, epsilon, s);
+  launch(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(mean, variance, rstd, means,
+                                                                      squares, g.parts, epsilon, s);
 }
 
 template <class T>
@@ -268,7 +269,8 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
          g.block)(dx, add, dy, x, mean, rstd, gamma, mean_g, mean_gx, s);
 }
 
-// (4) Their calls, on either device ----------------------------------------------------------------
+// (4) Their calls, on either device
+// ----------------------------------------------------------------
 
 template <class T, class A = Acc<T>>
 void grouped_statistics(Tape& tape, A* mean, A* variance, A* rstd, const T* x, float epsilon,
@@ -289,9 +291,9 @@ void grouped_normalize(Tape& tape, T* y, const T* x, const A* mean, const A* rst
 }
 
 template <class T, class A = Acc<T>>
-void grouped_backward(Tape& tape, GradientTarget<T> dx, A* dgamma, A* dbeta, const T* dy, const T* x,
-                      const A* mean, const A* rstd, const A* gamma, bool constant_statistics,
-                      const GroupedShape& s) {
+void grouped_backward(Tape& tape, GradientTarget<T> dx, A* dgamma, A* dbeta, const T* dy,
+                      const T* x, const A* mean, const A* rstd, const A* gamma,
+                      bool constant_statistics, const GroupedShape& s) {
   if constexpr (cpu_computes<T>) {
     if (tape.on_cpu()) {
       return grouped_backward_cpu(dx.data, dx.add, dgamma, dbeta, dy, x, mean, rstd, gamma,

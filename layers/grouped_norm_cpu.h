@@ -1,16 +1,18 @@
-// What batch and group normalization share: mean and variance over rows, for groups of channels. Only
-// .cu files include this.
+// What batch and group normalization share: mean and variance over rows, for groups of channels.
+// Only .cu files include this.
 //
-// (1) The mathematics. x, y (B, R, C): B samples of R rows (the pixels); the C channels in G groups of
+// (1) The mathematics. x, y (B, R, C): B samples of R rows (the pixels); the C channels in G groups
+// of
 //     neighbours; gamma, beta (C). Over the n = R C / G numbers of one group of one sample:
 //
 //       mean = 1/n sum of x          rstd = 1 / sqrt(1/n sum of (x - mean)^2 + epsilon)
 //       xhat = (x - mean) rstd       y = gamma * xhat + beta
 //
-//     Group normalization is this. Batch normalization is this with one sample, all rows of the batch,
-//     and every channel a group of its own. What is known of two sets of numbers, each with its count,
-//     mean and squares = sum of (x - mean)^2, can be merged without reading them again (Chan, Golub &
-//     LeVeque 1979), so parts are summed in parallel and no large numbers are ever subtracted:
+//     Group normalization is this. Batch normalization is this with one sample, all rows of the
+//     batch, and every channel a group of its own. What is known of two sets of numbers, each with
+//     its count, mean and squares = sum of (x - mean)^2, can be merged without reading them again
+//     (Chan, Golub & LeVeque 1979), so parts are summed in parallel and no large numbers are ever
+//     subtracted:
 //
 //       d = mean2 - mean1, n = n1 + n2:    mean = mean1 + d n2 / n
 //                                          squares = squares1 + squares2 + d^2 n1 n2 / n
@@ -20,8 +22,8 @@
 //       dx     = rstd (g - mean(g) - xhat mean(g xhat))
 //       dgamma = sum over samples and rows of  dy xhat          dbeta = the same sum of  dy
 //
-//     Two sums over the rows of each sample and channel give all of it: of dy, and of dy xhat. If mean
-//     and rstd are constants (running statistics), dx = rstd g.
+//     Two sums over the rows of each sample and channel give all of it: of dy, and of dy xhat. If
+//     mean and rstd are constants (running statistics), dx = rstd g.
 #pragma once
 #include <cmath>
 
@@ -47,10 +49,11 @@ struct Moments {
   }
 };
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
-// Calls body(b, part, begin, end) for the rows [begin, end) of sample b, in parallel: as many parts of
-// a sample, in total, as for_each_part would cut. Part p of sample b is the (b * parts + p)-th.
+// Calls body(b, part, begin, end) for the rows [begin, end) of sample b, in parallel: as many parts
+// of a sample, in total, as for_each_part would cut. Part p of sample b is the (b * parts + p)-th.
 inline int64_t cpu_parts(const GroupedShape& s) { return std::clamp<int64_t>(64 / s.B, 1, s.R); }
 
 template <class Body>
@@ -63,8 +66,8 @@ void for_each_slab(const GroupedShape& s, Body&& body) {
   }
 }
 
-// mean (C) and squares (C) of x (rows, C): pieces that fit into the first-level cache are read twice,
-// first for their mean and then for the squares around it, and merged.
+// mean (C) and squares (C) of x (rows, C): pieces that fit into the first-level cache are read
+// twice, first for their mean and then for the squares around it, and merged.
 template <class T>
 void column_moments_cpu(T* mean, T* squares, const T* x, int64_t rows, int64_t C) {
   const int64_t k = rows_in_wide_row(C), piece = std::max<int64_t>(1, 6144 / (k * C)) * k;
@@ -86,7 +89,8 @@ void column_moments_cpu(T* mean, T* squares, const T* x, int64_t rows, int64_t C
     std::fill(wide_sum.begin(), wide_sum.end(), T(0));
     for_each_wide_row(n, C, [&](int64_t first, int64_t count) {
 #pragma omp simd
-      for (int64_t i = 0; i < count; ++i) sum[i] += (from[first + i] - m[i]) * (from[first + i] - m[i]);
+      for (int64_t i = 0; i < count; ++i)
+        sum[i] += (from[first + i] - m[i]) * (from[first + i] - m[i]);
     });
     const T share = T(n) / T(begin + n);
     for (int64_t c = 0; c < C; ++c) {  // Moments::merge for all channels
@@ -152,9 +156,11 @@ std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const T* mean, const T*
   const int64_t P = cpu_parts(s), C = s.C;
   std::vector<T> partials(size_t(s.B * P * 2 * C)), sums(size_t(s.B * 2 * C), T(0));
   for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
-    std::vector<T> wide_mean, wide_dy(size_t(rows_in_wide_row(C) * C), T(0)), wide_product = wide_dy;
+    std::vector<T> wide_mean, wide_dy(size_t(rows_in_wide_row(C) * C), T(0)),
+        wide_product = wide_dy;
     repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
-    const T *m = wide_mean.data(), *x_b = x + (b * s.R + begin) * C, *dy_b = dy + (b * s.R + begin) * C;
+    const T *m = wide_mean.data(), *x_b = x + (b * s.R + begin) * C,
+            *dy_b = dy + (b * s.R + begin) * C;
     T *sum = wide_dy.data(), *product = wide_product.data();
     for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
 #pragma omp simd
@@ -203,7 +209,8 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
       std::vector<T> wide_mean, wide_scale, wide_offset, wide_slope;
       const auto r = [&](int64_t c) { return rstd[s.group(b, c)]; };
       repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
-      repeat_over_wide_row(wide_scale, C, [&](int64_t c) { return r(c) * (gamma ? gamma[c] : T(1)); });
+      repeat_over_wide_row(wide_scale, C,
+                           [&](int64_t c) { return r(c) * (gamma ? gamma[c] : T(1)); });
       repeat_over_wide_row(wide_offset, C,
                            [&](int64_t c) { return r(c) * mean_g[size_t(s.group(b, c))]; });
       repeat_over_wide_row(wide_slope, C,
@@ -216,13 +223,16 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
         T* to = dx + at + first;
 #pragma omp simd
         for (int64_t i = 0; i < count; ++i) {
-          to[i] = (adds() ? to[i] : T(0)) + scale[i] * dy_i[i] - offset[i] - slope[i] * (x_i[i] - m[i]);
+          to[i] =
+              (adds() ? to[i] : T(0)) + scale[i] * dy_i[i] - offset[i] - slope[i] * (x_i[i] - m[i]);
         }
       });
     });
   };
-  if (add) write(std::true_type{});
-  else write(std::false_type{});
+  if (add)
+    write(std::true_type{});
+  else
+    write(std::false_type{});
 }
 
 }  // namespace dyt

@@ -5,15 +5,17 @@
 //
 //       y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 //
-//     No image depends on another, so there are no running statistics, and training and evaluation are
-//     the same function. One group: layer normalization over a whole image; C groups: instance
-//     normalization. Derivatives, CPU loops (2) and kernels (3): grouped_norm_cpu.h, grouped_norm.h.
+//     No image depends on another, so there are no running statistics, and training and evaluation
+//     are the same function. One group: layer normalization over a whole image; C groups: instance
+//     normalization. Derivatives, CPU loops (2) and kernels (3): grouped_norm_cpu.h,
+//     grouped_norm.h.
 #include "layers/grouped_norm.h"
 #include "layers/layers.h"
 
 namespace dyt {
 
-// (4) The op ---------------------------------------------------------------------------------------
+// (4) The op
+// ---------------------------------------------------------------------------------------
 
 Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma,
                  const Parameter* beta, float epsilon) {

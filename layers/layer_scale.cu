@@ -1,6 +1,6 @@
-// Layer scale, "Going deeper with Image Transformers" (arXiv 2103.17239): each channel of a residual
-// branch is scaled by a learned factor that starts near 0, so that a deep network starts near the
-// identity. ConvNeXt's blocks end in it.
+// Layer scale, "Going deeper with Image Transformers" (arXiv 2103.17239): each channel of a
+// residual branch is scaled by a learned factor that starts near 0, so that a deep network starts
+// near the identity. ConvNeXt's blocks end in it.
 //
 // (1) The mathematics. x, residual, y (rows, C); gamma (C):
 //
@@ -15,7 +15,8 @@
 namespace dyt {
 namespace {
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 // residual may be null.
 template <class T>
@@ -64,10 +65,11 @@ void layer_scale_backward_cpu(T* dx, bool add, T* dgamma, const T* dy, const T* 
   for (int64_t c = 0; c < C; ++c) dgamma[c] += sum_of_channel(sums, c, C);
 }
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
-// Both in a ColumnGrid: a thread reads its channels' gamma once and walks down the rows. Forward moves
-// 4 bytes per element in bf16, and 2 more with a residual.
+// Both in a ColumnGrid: a thread reads its channels' gamma once and walks down the rows. Forward
+// moves 4 bytes per element in bf16, and 2 more with a residual.
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     layer_scale_forward_kernel(T* y, const T* x, const float* gamma, const T* residual,
@@ -89,8 +91,8 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// Reads dy and x and writes dx, 6 bytes per element in bf16; a block writes one partial sum for each of
-// its channels, dgamma_partials (parts, C).
+// Reads dy and x and writes dx, 6 bytes per element in bf16; a block writes one partial sum for
+// each of its channels, dgamma_partials (parts, C).
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     layer_scale_backward_kernel(T* dx, bool add, float* dgamma_partials, const T* dy, const T* x,
@@ -137,7 +139,8 @@ void layer_scale_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, const 
 
 }  // namespace
 
-// (4) The op ---------------------------------------------------------------------------------------
+// (4) The op
+// ---------------------------------------------------------------------------------------
 
 Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma, const Tensor* residual) {
   const int64_t rows = x.rows(), C = x.channels();

@@ -12,9 +12,8 @@
 //     Almost all of a Transformer's arithmetic is in these three products, 6 rows Cin Cout
 //     operations a step, and a library does them. What is left to us is what goes around them: bias
 //     and residual are written into y first, and the product adds to it; before GELU the bias is
-//     added in the same pass; and the backward pass computes dh and its column sums while the numbers
-//     are in registers.
-//     dh takes the place of dy: nobody reads dy after this op's closure.
+//     added in the same pass; and the backward pass computes dh and its column sums while the
+//     numbers are in registers. dh takes the place of dy: nobody reads dy after this op's closure.
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
@@ -26,7 +25,8 @@
 namespace dyt {
 namespace {
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 // y = residual + bias, whichever there are; bias is the same in every row.
 template <class T>
@@ -80,7 +80,8 @@ void gelu_bias_backward_cpu(T* dy, T* dbias, const T* h, int64_t rows, int64_t C
   });
 }
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
 // y = residual + bias: one thread per pack of V channels. 2 bytes written per element in bf16, and
 // 2 read with a residual.
@@ -119,7 +120,8 @@ __global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
 
 // Column sums of dy, and with `h` the gradient of GELU in front of them, dy *= gelu'(h). A block of
 // 32 x 8 threads owns 32 packs of channels and every (8 gridDim.y)-th row, keeps its sums in
-// registers, and writes one partial sum per channel. Moves 2 bytes per element in bf16, 6 with GELU.
+// registers, and writes one partial sum per channel. Moves 2 bytes per element in bf16, 6 with
+// GELU.
 template <Gelu kind, bool with_gelu, int V, class T>
 __global__ void __launch_bounds__(256)
     bias_backward_kernel(T* dy, float* partials, const T* h, int64_t rows, int64_t C) {
@@ -184,7 +186,8 @@ void bias_backward_gpu(Tape& tape, T* dy, float* dbias, const T* h, int64_t rows
   add_partials_gpu(dbias, partials, parts, C);
 }
 
-// (4) The ops --------------------------------------------------------------------------------------
+// (4) The ops
+// --------------------------------------------------------------------------------------
 
 Shape output_shape(const Tensor& x, const Parameter& weight, const Parameter* bias) {
   require(weight.shape.rank() == 2 && weight.shape[1] == x.channels(), "linear: weight ",

@@ -9,13 +9,17 @@ struct Name {
   NormKind kind;
   const char* name;
 };
-constexpr Name names[] = {
-    {NormKind::layernorm, "layernorm"}, {NormKind::rmsnorm, "rmsnorm"},
-    {NormKind::batchnorm, "batchnorm"}, {NormKind::groupnorm, "groupnorm"},
-    {NormKind::dyt, "dyt"},             {NormKind::derf, "derf"},
-    {NormKind::hardtanh, "hardtanh"},   {NormKind::sigmoid, "sigmoid"},
-    {NormKind::isru, "isru"},           {NormKind::identity, "identity"},
-    {NormKind::none, "none"}};
+constexpr Name names[] = {{NormKind::layernorm, "layernorm"},
+                          {NormKind::rmsnorm, "rmsnorm"},
+                          {NormKind::batchnorm, "batchnorm"},
+                          {NormKind::groupnorm, "groupnorm"},
+                          {NormKind::dyt, "dyt"},
+                          {NormKind::derf, "derf"},
+                          {NormKind::hardtanh, "hardtanh"},
+                          {NormKind::sigmoid, "sigmoid"},
+                          {NormKind::isru, "isru"},
+                          {NormKind::identity, "identity"},
+                          {NormKind::none, "none"}};
 
 bool over_batch_or_group(NormKind kind) {
   return kind == NormKind::batchnorm || kind == NormKind::groupnorm;
@@ -26,12 +30,18 @@ bool has_statistics(NormKind kind) {
 
 Squash squash_of(NormKind kind) {
   switch (kind) {
-    case NormKind::derf: return Squash::erf;
-    case NormKind::hardtanh: return Squash::hardtanh;
-    case NormKind::sigmoid: return Squash::sigmoid;
-    case NormKind::isru: return Squash::isru;
-    case NormKind::identity: return Squash::identity;
-    default: return Squash::tanh;
+    case NormKind::derf:
+      return Squash::erf;
+    case NormKind::hardtanh:
+      return Squash::hardtanh;
+    case NormKind::sigmoid:
+      return Squash::sigmoid;
+    case NormKind::isru:
+      return Squash::isru;
+    case NormKind::identity:
+      return Squash::identity;
+    default:
+      return Squash::tanh;
   }
 }
 
@@ -100,15 +110,21 @@ Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, co
 
 Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
   switch (spec_.kind) {
-    case NormKind::none: return x;
-    case NormKind::layernorm: return layernorm(tape, x, weight_, bias_, spec_.epsilon);
-    case NormKind::rmsnorm: return rmsnorm(tape, x, weight_, spec_.epsilon);
+    case NormKind::none:
+      return x;
+    case NormKind::layernorm:
+      return layernorm(tape, x, weight_, bias_, spec_.epsilon);
+    case NormKind::rmsnorm:
+      return rmsnorm(tape, x, weight_, spec_.epsilon);
     case NormKind::groupnorm:
       return groupnorm(tape, x, spec_.groups, weight_, bias_, spec_.epsilon);
     case NormKind::batchnorm:
       return batchnorm(tape, x,
-                       {.gamma = weight_, .beta = bias_, .running_mean = running_mean_,
-                        .running_variance = running_var_, .batches = batches_},
+                       {.gamma = weight_,
+                        .beta = bias_,
+                        .running_mean = running_mean_,
+                        .running_variance = running_var_,
+                        .batches = batches_},
                        {.epsilon = spec_.epsilon, .frozen = spec_.frozen});
     default:
       return dyt(tape, x, {.alpha = alpha_, .shift = shift_, .gamma = weight_, .beta = bias_},

@@ -8,31 +8,40 @@
 namespace dyt {
 
 enum class NormKind {
-  layernorm, rmsnorm, batchnorm, groupnorm,          // over statistics of the activations
-  dyt, derf, hardtanh, sigmoid, isru, identity, none  // element by element: Dynamic Tanh's family
+  layernorm,
+  rmsnorm,
+  batchnorm,
+  groupnorm,  // over statistics of the activations
+  dyt,
+  derf,
+  hardtanh,
+  sigmoid,
+  isru,
+  identity,
+  none  // element by element: Dynamic Tanh's family
 };
 enum class Placement { pre, post };  // x + f(norm(x)), or norm(x + f(x)): arXiv 2002.04745
 
 struct NormSpec {
   NormKind kind = NormKind::layernorm;
   Placement placement = Placement::pre;
-  float epsilon = 0;          // 0: 1e-5 for batchnorm and groupnorm, 1e-6 for layernorm and rmsnorm
-  float alpha0 = 0.5f;        // of the DyT family: where alpha starts
-  bool learn_alpha = true;    // false: alpha stays 1 and is no parameter (the paper's table 9)
-  bool bias = true;           // false: no beta, as language models in LLaMA's style
-  int groups = 32;            // of groupnorm, at most: the largest number that divides the channels
-  bool frozen = false;        // batchnorm: training, too, takes the running statistics as they are
+  float epsilon = 0;        // 0: 1e-5 for batchnorm and groupnorm, 1e-6 for layernorm and rmsnorm
+  float alpha0 = 0.5f;      // of the DyT family: where alpha starts
+  bool learn_alpha = true;  // false: alpha stays 1 and is no parameter (the paper's table 9)
+  bool bias = true;         // false: no beta, as language models in LLaMA's style
+  int groups = 32;          // of groupnorm, at most: the largest number that divides the channels
+  bool frozen = false;      // batchnorm: training, too, takes the running statistics as they are
 };
 
 const char* name_of(NormKind kind);
-NormKind parse_norm(const std::string& name);    // Error listing the names there are
-const std::vector<std::string>& norm_names();    // what parse_norm accepts
+NormKind parse_norm(const std::string& name);  // Error listing the names there are
+const std::vector<std::string>& norm_names();  // what parse_norm accepts
 const char* name_of(Placement placement);
 Placement parse_placement(const std::string& name);
 
-// A norm in a model: `name`.weight, `name`.bias (C), and `name`.alpha (1) where the kind has one, of
-// batchnorm the buffers `name`.running_mean, .running_var (C) and .num_batches_tracked (1). Rmsnorm
-// has no bias. Kind none has no parameters and passes x through.
+// A norm in a model: `name`.weight, `name`.bias (C), and `name`.alpha (1) where the kind has one,
+// of batchnorm the buffers `name`.running_mean, .running_var (C) and .num_batches_tracked (1).
+// Rmsnorm has no bias. Kind none has no parameters and passes x through.
 class Norm {
  public:
   Norm() = default;

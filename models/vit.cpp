@@ -97,8 +97,13 @@ struct Preset {
 
 const std::vector<Preset>& presets() {
   const auto at_224 = [](int width, int depth, int heads) {
-    return ViTConfig{.image_size = 224, .patch_size = 16, .classes = 1000, .width = width,
-                     .depth = depth, .heads = heads, .class_token = true};
+    return ViTConfig{.image_size = 224,
+                     .patch_size = 16,
+                     .classes = 1000,
+                     .width = width,
+                     .depth = depth,
+                     .heads = heads,
+                     .class_token = true};
   };
   static const std::vector<Preset> all = {
       {"vit_micro", {.width = 128, .depth = 5, .heads = 4}},

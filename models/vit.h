@@ -26,8 +26,8 @@ struct ViTConfig {
   int tokens() const { return image_size / patch_size * (image_size / patch_size) + class_token; }
 };
 
-// "vit_micro" (1 M parameters, 32 x 32), "vit_ti4" (ViT-Ti with 4 x 4 patches, 32 x 32), and at 224:
-// "vit_ti16", "vit_s16", "vit_b16", "vit_l16". Error listing them for any other name.
+// "vit_micro" (1 M parameters, 32 x 32), "vit_ti4" (ViT-Ti with 4 x 4 patches, 32 x 32), and at
+// 224: "vit_ti16", "vit_s16", "vit_b16", "vit_l16". Error listing them for any other name.
 ViTConfig vit_preset(const std::string& name);
 const std::vector<std::string>& vit_presets();
 

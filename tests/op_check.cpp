@@ -71,8 +71,8 @@ void expect_close(const std::vector<double>& actual, const std::vector<double>& 
   }
   // A result that ought to be zero is compared in absolute terms.
   EXPECT_LE(std::sqrt(error), tolerance * std::max(std::sqrt(norm), 1e-3))
-      << what << ": worst at element " << worst << " of " << actual.size() << ": "
-      << actual[worst] << " instead of " << expected[worst];
+      << what << ": worst at element " << worst << " of " << actual.size() << ": " << actual[worst]
+      << " instead of " << expected[worst];
 }
 
 Values draw_values(const OpCase& op, uint64_t seed, bool round_to_bf16) {

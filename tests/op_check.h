@@ -20,7 +20,7 @@ struct OpCase {
   std::vector<Shape> inputs;  // activations; all want a gradient
   std::function<void(Parameters&)> declare = [](Parameters&) {};  // Init: how values are drawn
   std::function<Tensor(Tape&, const std::vector<Tensor>&, Parameters&)> run;
-  double input_scale = 1;       // inputs are normal with this standard deviation
+  double input_scale = 1;        // inputs are normal with this standard deviation
   double bf16_tolerance = 2e-2;  // relative, in the norm of each result
   double f32_tolerance = 2e-5;
   int checked_elements = 24;  // of each tensor, by finite differences
@@ -60,9 +60,9 @@ std::vector<double> to_host(const Tape& tape, const Tensor& t);
 std::string reference_folder();
 
 // In a test of kernels: skips it, with the reason, where this build's kernels can't run.
-#define SKIP_WITHOUT_KERNELS()                                         \
-  do {                                                                 \
-    std::string why;                                                   \
+#define SKIP_WITHOUT_KERNELS()                                             \
+  do {                                                                     \
+    std::string why;                                                       \
     if (!dyt::is_available(dyt::kernel_device, &why)) GTEST_SKIP() << why; \
   } while (0)
 

@@ -1,6 +1,6 @@
 // (1) The mathematics, with g the gradient after clipping, t the step, lr its learning rate, and
-//     decay = weight_decay for matrices and 0 for vectors and scalars (algorithm 2 of 1711.05101, in
-//     the order of operations of PyTorch, which multiplies the decay by lr):
+//     decay = weight_decay for matrices and 0 for vectors and scalars (algorithm 2 of 1711.05101,
+//     in the order of operations of PyTorch, which multiplies the decay by lr):
 //
 //       g <- g * min(1, max_norm / (|g| + 1e-6))         |g| over all parameters together
 //       w <- w - lr decay w
@@ -9,8 +9,6 @@
 //
 //     All of it is one pass over flat buffers: 28 bytes a parameter (w, m, v read and written, g
 //     read), and 2 more to refresh a bf16 copy.
-#include "training/adamw.h"
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -18,6 +16,7 @@
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "core/reduce.h"
+#include "training/adamw.h"
 
 namespace dyt {
 namespace {
@@ -43,7 +42,8 @@ HOST_DEVICE inline A clip_scale(A norm, A max_norm) {
   return max_norm / (norm + A(1e-6));
 }
 
-// (2) The CPU loops --------------------------------------------------------------------------------
+// (2) The CPU loops
+// --------------------------------------------------------------------------------
 
 template <class A>
 void sum_of_squares_cpu(A* sum, const A* x, int64_t n) {
@@ -64,7 +64,8 @@ void adamw_cpu(A* w, A* m, A* v, const A* g, int64_t n, int64_t decayed, const A
   for (int64_t i = 0; i < n; ++i) update(w[i], m[i], v[i], g[i], i < decayed, scale, s);
 }
 
-// (3) The kernels ----------------------------------------------------------------------------------
+// (3) The kernels
+// ----------------------------------------------------------------------------------
 
 // Each block sums a contiguous part; 4 bytes read per element.
 __global__ void sum_of_squares_kernel(float* partials, const float* x, int64_t n, int64_t part) {
@@ -93,7 +94,8 @@ constexpr int64_t norm_parts = 1024;
 
 }  // namespace
 
-// (4) The optimizer --------------------------------------------------------------------------------
+// (4) The optimizer
+// --------------------------------------------------------------------------------
 
 AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
     : parameters_(parameters), options_(options) {

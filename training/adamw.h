@@ -15,18 +15,19 @@ class AdamW {
  public:
   AdamW(Parameters& parameters, const AdamWOptions& options);
 
-  // One update of every parameter from its gradient. lr is this step's learning rate. The first call
-  // is step 1 for the bias correction.
+  // One update of every parameter from its gradient. lr is this step's learning rate. The first
+  // call is step 1 for the bias correction.
   void step(float lr);
 
-  // The global L2 norm of the gradients before clipping, as of the last step(); waits for the device.
+  // The global L2 norm of the gradients before clipping, as of the last step(); waits for the
+  // device.
   double gradient_norm() const;
 
  private:
   Parameters& parameters_;
   AdamWOptions options_;
-  Buffer first_, second_;      // moments m and v, of the type and size of the masters
-  Buffer norm_partials_;       // sums of squares, and their sum at the end
+  Buffer first_, second_;  // moments m and v, of the type and size of the masters
+  Buffer norm_partials_;   // sums of squares, and their sum at the end
   int64_t steps_ = 0;
 };
 

@@ -29,10 +29,10 @@ void ProgressLine::operator()(const Progress& p) {
   }
   const long left = std::lround(p.seconds_left);
   char line[256];
-  const int n = std::snprintf(line, sizeof line, "%s  step %lld/%lld  loss %.3f%s  %.0f images/s  %ld:%02ld left",
-                              what_.c_str(), static_cast<long long>(p.step),
-                              static_cast<long long>(p.steps), p.loss, accuracy,
-                              p.images_per_second, left / 60, left % 60);
+  const int n = std::snprintf(
+      line, sizeof line, "%s  step %lld/%lld  loss %.3f%s  %.0f images/s  %ld:%02ld left",
+      what_.c_str(), static_cast<long long>(p.step), static_cast<long long>(p.steps), p.loss,
+      accuracy, p.images_per_second, left / 60, left % 60);
   if (!terminal_) {
     std::fprintf(stderr, "%s\n", line);
     return;

@@ -104,7 +104,7 @@ TrainResult train_classifier(const Forward& forward, Parameters& parameters,
   const CosineSchedule schedule{options.lr, options.lr_floor, options.warmup, options.steps};
   const Augment augment;
   Batch batch(data.train, options.batch);
-  const int64_t batches = int64_t(data.train.size()) / options.batch;  // per epoch
+  const int64_t batches = int64_t(data.train.size()) / options.batch;       // per epoch
   const int64_t loss_every = parameters.device() == Device::cuda ? 10 : 1;  // reading it waits
   std::vector<uint32_t> order;
   TrainResult result;

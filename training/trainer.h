@@ -19,17 +19,17 @@ struct TrainOptions {
   int64_t warmup = 0;                 // steps of linear warm-up
   AdamWOptions adamw = {};
   float label_smoothing = 0;
-  bool augment = true;          // random crop and flip
-  uint64_t seed = 0;            // of the data order, the augmentation and stochastic depth
-  int64_t evaluate_every = 0;   // steps between looks at the test set; 0: only at the end
-  double diverged_above = 20;   // a training loss above this, or NaN, ends the run
+  bool augment = true;         // random crop and flip
+  uint64_t seed = 0;           // of the data order, the augmentation and stochastic depth
+  int64_t evaluate_every = 0;  // steps between looks at the test set; 0: only at the end
+  double diverged_above = 20;  // a training loss above this, or NaN, ends the run
 };
 
 // One look at the test set.
 struct Evaluation {
-  int64_t step = 0;        // updates done so far
-  double train_loss = 0;   // mean since the last look
-  double test_loss = 0;    // cross-entropy, nats, not smoothed
+  int64_t step = 0;          // updates done so far
+  double train_loss = 0;     // mean since the last look
+  double test_loss = 0;      // cross-entropy, nats, not smoothed
   double test_accuracy = 0;  // 0 to 1
 };
 
@@ -37,8 +37,8 @@ struct TrainResult {
   std::vector<Evaluation> curve;  // the last one is the final result, unless the run diverged
   int64_t diverged_at = -1;       // the step whose loss was NaN or too large; -1: none
   double seconds = 0;
-  int64_t images = 0;             // that training saw
-  size_t arena_bytes = 0;         // held for activations and their gradients
+  int64_t images = 0;      // that training saw
+  size_t arena_bytes = 0;  // held for activations and their gradients
   bool diverged() const { return diverged_at >= 0; }
   const Evaluation& last() const { return curve.back(); }
 };

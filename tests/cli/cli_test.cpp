@@ -1,5 +1,5 @@
-// The command line as a person uses it: every test starts ./dyt (the environment variable DYT_BINARY
-// names it) and looks at what it prints, where, and its exit status.
+// The command line as a person uses it: every test starts ./dyt (the environment variable
+// DYT_BINARY names it) and looks at what it prints, where, and its exit status.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -56,7 +56,8 @@ class Cli : public testing::Test {
     const Ran ran = dyt(arguments);
     EXPECT_EQ(ran.status, status) << arguments << "\n" << ran.error;
     EXPECT_NE(ran.error.find(words), std::string::npos) << arguments << ": " << ran.error;
-    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1) << arguments << ": " << ran.error;
+    EXPECT_EQ(std::count(ran.error.begin(), ran.error.end(), '\n'), 1)
+        << arguments << ": " << ran.error;
     EXPECT_EQ(ran.out, "") << arguments;
     for (const auto& left : fs::directory_iterator(folder_)) {
       EXPECT_TRUE(kept_.count(left.path().filename().string())) << arguments << " left " << left;
@@ -159,7 +160,9 @@ TEST_F(Cli, RunWritesTheWholeReport) {
   const Ran ran = dyt("run 03 --size smoke --device cpu --out results");
   ASSERT_EQ(ran.status, 0) << ran.error;
   EXPECT_NE(ran.out.find("REPRODUCED") != std::string::npos ||
-                ran.out.find("INCONCLUSIVE") != std::string::npos, false) << ran.out;
+                ran.out.find("INCONCLUSIVE") != std::string::npos,
+            false)
+      << ran.out;
   const fs::path folder = folder_ / "results" / "03";
   const auto results = nlohmann::json::parse(slurp(folder / "results.json"));
   EXPECT_FALSE(results.empty());
@@ -190,8 +193,9 @@ TEST_F(Cli, RunsCanBeRepeated) {
 
 // What an experiment reports is what `dyt train` gives.
 TEST_F(Cli, TrainWritesMetricsAsJsonLines) {
-  const Ran ran = dyt("train vit --width 32 --depth 1 --heads 2 --train-images 200 --test-images 50"
-                      " --batch 20 --epochs 2 --norm dyt --device cpu --out log");
+  const Ran ran =
+      dyt("train vit --width 32 --depth 1 --heads 2 --train-images 200 --test-images 50"
+          " --batch 20 --epochs 2 --norm dyt --device cpu --out log");
   ASSERT_EQ(ran.status, 0) << ran.error;
   std::istringstream lines(slurp(folder_ / "log/metrics.jsonl"));
   int n = 0;

@@ -157,9 +157,7 @@ TEST_F(EmulatorKernelsDeathTest, HostCodeThatTouchesDeviceMemoryFaults) {
   EXPECT_DEATH(read_device_memory_on_the_host(), "by host code");
 }
 
-__global__ void misaligned(float* out) {
-  store<4>(out + 1, load<4>(out));
-}
+__global__ void misaligned(float* out) { store<4>(out + 1, load<4>(out)); }
 
 TEST(EmulatorKernels, MisalignedVectorAccessIsReported) {
   const OnDevice<float> out(64);

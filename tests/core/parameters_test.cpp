@@ -232,7 +232,9 @@ TEST(Parameters, RefusesWrongBuffers) {
   EXPECT_NE(message_of([&] { p.add("mean", {4}, Init::ones()); }).find("named mean"),
             std::string::npos);
   p.allocate(Device::cpu, DType::f32, 1);
-  EXPECT_NE(message_of([&] { p.set_values(mean, {1, 2}); }).find("mean has 5 elements, not 2"),
+  EXPECT_NE(message_of([&] {
+              p.set_values(mean, {1, 2});
+            }).find("mean has 5 elements, not 2"),
             std::string::npos);
   EXPECT_NE(message_of([&] { p.find_buffer("variance"); }).find("no buffer named variance"),
             std::string::npos);

@@ -29,7 +29,7 @@ OpCase dyt_case(const std::string& name, Squash squash, Shape shape, bool with_s
 }
 
 const std::vector<std::pair<std::string, Squash>> family = {
-    {"dyt", Squash::tanh},       {"derf", Squash::erf},   {"hardtanh", Squash::hardtanh},
+    {"dyt", Squash::tanh},        {"derf", Squash::erf},  {"hardtanh", Squash::hardtanh},
     {"sigmoid", Squash::sigmoid}, {"isru", Squash::isru}, {"identity", Squash::identity}};
 
 TEST(Dyt, GradientsAgreeWithFiniteDifferences) {
@@ -80,7 +80,8 @@ TEST(Dyt, RefusesParametersOfAnotherWidth) {
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("norm.weight has 6 elements for 5 channels"),
-              std::string::npos) << e.what();
+              std::string::npos)
+        << e.what();
   }
 }
 

@@ -7,13 +7,14 @@ namespace dyt::test {
 namespace {
 
 OpCase layer_scale_case(Shape shape, bool with_residual) {
-  return {.name = std::string("layer scale ") + (with_residual ? "and residual " : "") + shape.text(),
-          .inputs = with_residual ? std::vector<Shape>{shape, shape} : std::vector<Shape>{shape},
-          .declare = [=](Parameters& p) { p.add("gamma", {shape[-1]}, Init::gaussian(1.0)); },
-          .run =
-              [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
-                return layer_scale(tape, x[0], p.find("gamma"), with_residual ? &x[1] : nullptr);
-              }};
+  return {
+      .name = std::string("layer scale ") + (with_residual ? "and residual " : "") + shape.text(),
+      .inputs = with_residual ? std::vector<Shape>{shape, shape} : std::vector<Shape>{shape},
+      .declare = [=](Parameters& p) { p.add("gamma", {shape[-1]}, Init::gaussian(1.0)); },
+      .run =
+          [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+            return layer_scale(tape, x[0], p.find("gamma"), with_residual ? &x[1] : nullptr);
+          }};
 }
 
 // x is also the residual, and both get more gradient from elsewhere.
@@ -62,7 +63,8 @@ TEST(LayerScale, RefusesOtherShapes) {
     }
     return "no error";
   };
-  const Tensor narrow = tape.empty({2, 5}), wide = tape.empty({2, 6}), long_one = tape.empty({3, 6});
+  const Tensor narrow = tape.empty({2, 5}), wide = tape.empty({2, 6}),
+               long_one = tape.empty({3, 6});
   EXPECT_NE(message(narrow, narrow).find("gamma has 6 elements for 5 channels"), std::string::npos);
   EXPECT_NE(message(wide, long_one).find("(2, 6) and residual (3, 6) differ"), std::string::npos);
 }

@@ -85,7 +85,8 @@ TEST(Linear, RefusesAWeightForAnotherWidth) {
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("fc.weight (4, 6) does not take 5 channels"),
-              std::string::npos) << e.what();
+              std::string::npos)
+        << e.what();
   }
 }
 

@@ -21,8 +21,8 @@ TEST(Norm, EveryKindHasItsParametersUnderTheNamesOfTheField) {
   EXPECT_EQ(names({.kind = NormKind::layernorm}), (List{"n.weight", "n.bias"}));
   EXPECT_EQ(names({.kind = NormKind::rmsnorm}), (List{"n.weight"}));
   EXPECT_EQ(names({.kind = NormKind::groupnorm}), (List{"n.weight", "n.bias"}));
-  EXPECT_EQ(names({.kind = NormKind::batchnorm}),
-            (List{"n.weight", "n.bias", "n.running_mean", "n.running_var", "n.num_batches_tracked"}));
+  EXPECT_EQ(names({.kind = NormKind::batchnorm}), (List{"n.weight", "n.bias", "n.running_mean",
+                                                        "n.running_var", "n.num_batches_tracked"}));
   EXPECT_EQ(names({.kind = NormKind::dyt}), (List{"n.alpha", "n.weight", "n.bias"}));
   EXPECT_EQ(names({.kind = NormKind::dyt, .bias = false}), (List{"n.alpha", "n.weight"}));
   EXPECT_EQ(names({.kind = NormKind::derf}), (List{"n.alpha", "n.shift", "n.weight", "n.bias"}));
@@ -42,32 +42,35 @@ TEST(Norm, CallsTheOpOfItsKind) {
     std::function<Tensor(Tape&, const Tensor&, Parameters&)> op;
   };
   const auto find = [](Parameters& p, const char* name) { return &p.find(name); };
-  const Case cases[] = {
-      {{.kind = NormKind::layernorm},
-       [&](Tape& tape, const Tensor& x, Parameters& p) {
-         return layernorm(tape, x, find(p, "n.weight"), find(p, "n.bias"), 1e-6f);
-       }},
-      {{.kind = NormKind::rmsnorm},
-       [&](Tape& tape, const Tensor& x, Parameters& p) {
-         return rmsnorm(tape, x, find(p, "n.weight"), 1e-6f);
-       }},
-      {{.kind = NormKind::groupnorm, .groups = 4},
-       [&](Tape& tape, const Tensor& x, Parameters& p) {
-         return groupnorm(tape, x, 3, find(p, "n.weight"), find(p, "n.bias"), 1e-5f);
-       }},
-      {{.kind = NormKind::batchnorm},
-       [&](Tape& tape, const Tensor& x, Parameters& p) {
-         return batchnorm(tape, x,
-                          {.gamma = find(p, "n.weight"), .beta = find(p, "n.bias"),
-                           .running_mean = &p.find_buffer("n.running_mean"),
-                           .running_variance = &p.find_buffer("n.running_var")});
-       }},
-      {{.kind = NormKind::derf}, [&](Tape& tape, const Tensor& x, Parameters& p) {
-         return dyt::dyt(tape, x,
-                         {.alpha = find(p, "n.alpha"), .shift = find(p, "n.shift"),
-                          .gamma = find(p, "n.weight"), .beta = find(p, "n.bias")},
-                         Squash::erf);
-       }}};
+  const Case cases[] = {{{.kind = NormKind::layernorm},
+                         [&](Tape& tape, const Tensor& x, Parameters& p) {
+                           return layernorm(tape, x, find(p, "n.weight"), find(p, "n.bias"), 1e-6f);
+                         }},
+                        {{.kind = NormKind::rmsnorm},
+                         [&](Tape& tape, const Tensor& x, Parameters& p) {
+                           return rmsnorm(tape, x, find(p, "n.weight"), 1e-6f);
+                         }},
+                        {{.kind = NormKind::groupnorm, .groups = 4},
+                         [&](Tape& tape, const Tensor& x, Parameters& p) {
+                           return groupnorm(tape, x, 3, find(p, "n.weight"), find(p, "n.bias"),
+                                            1e-5f);
+                         }},
+                        {{.kind = NormKind::batchnorm},
+                         [&](Tape& tape, const Tensor& x, Parameters& p) {
+                           return batchnorm(tape, x,
+                                            {.gamma = find(p, "n.weight"),
+                                             .beta = find(p, "n.bias"),
+                                             .running_mean = &p.find_buffer("n.running_mean"),
+                                             .running_variance = &p.find_buffer("n.running_var")});
+                         }},
+                        {{.kind = NormKind::derf}, [&](Tape& tape, const Tensor& x, Parameters& p) {
+                           return dyt::dyt(tape, x,
+                                           {.alpha = find(p, "n.alpha"),
+                                            .shift = find(p, "n.shift"),
+                                            .gamma = find(p, "n.weight"),
+                                            .beta = find(p, "n.bias")},
+                                           Squash::erf);
+                         }}};
   for (const Case& c : cases) {
     Parameters p;
     const Norm norm(p, "n", 6, c.spec, 0.5f);
@@ -76,7 +79,8 @@ TEST(Norm, CallsTheOpOfItsKind) {
     for (size_t i = 0; i < values.size(); ++i) values[i] = 1e-3 * double(i * i % 37) + 0.1;
     Tape tape(Device::cpu, DType::f64);
     const Tensor x = tape.upload(shape, DType::f64, values.data());
-    EXPECT_EQ(to_host(tape, norm(tape, x)), to_host(tape, c.op(tape, x, p))) << name_of(c.spec.kind);
+    EXPECT_EQ(to_host(tape, norm(tape, x)), to_host(tape, c.op(tape, x, p)))
+        << name_of(c.spec.kind);
     EXPECT_EQ(p.values(p.find("n.weight")), std::vector<double>(6, 0.5));
   }
 }

@@ -13,8 +13,14 @@ namespace {
 
 // The tiny timm model of tests/reference/make_vit.py.
 ViTConfig tiny(NormKind norm, bool class_token) {
-  return {.image_size = 16, .patch_size = 4, .classes = 10, .width = 32, .depth = 2, .heads = 2,
-          .class_token = class_token, .pool = class_token ? Pool::class_token : Pool::mean,
+  return {.image_size = 16,
+          .patch_size = 4,
+          .classes = 10,
+          .width = 32,
+          .depth = 2,
+          .heads = 2,
+          .class_token = class_token,
+          .pool = class_token ? Pool::class_token : Pool::mean,
           .norm = {.kind = norm}};
 }
 
@@ -115,8 +121,8 @@ TEST(ViT, HasTimmsParameterNames) {
 // Counts of timm's models with 1000 classes: vit_base_patch16_224, vit_large_patch16_224 (with
 // class-token pooling, whose norm has as many numbers as fc_norm), vit_tiny, vit_small.
 TEST(ViT, PresetsHaveTheirKnownSizes) {
-  const std::pair<const char*, int64_t> known[] = {{"vit_b16", 86567656}, {"vit_l16", 304326632},
-                                                   {"vit_ti16", 5717416}, {"vit_s16", 22050664}};
+  const std::pair<const char*, int64_t> known[] = {
+      {"vit_b16", 86567656}, {"vit_l16", 304326632}, {"vit_ti16", 5717416}, {"vit_s16", 22050664}};
   for (const auto& [name, count] : known) {
     Parameters p;
     const ViT model(vit_preset(name), p);

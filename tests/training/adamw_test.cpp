@@ -101,7 +101,10 @@ void check_clipping(Device device, DType dtype) {
       set_gradient(p, names[i], file.doubles(prefix + "/grad" + std::to_string(i)));
     }
     // With beta = 0 and a huge epsilon the update is -lr * g / epsilon: proportional to g.
-    AdamW optimizer(p, {.beta1 = 0, .beta2 = 0, .epsilon = 1e6f, .weight_decay = 0,
+    AdamW optimizer(p, {.beta1 = 0,
+                        .beta2 = 0,
+                        .epsilon = 1e6f,
+                        .weight_decay = 0,
                         .max_norm = float(file.doubles(prefix + "/max_norm")[0])});
     optimizer.step(1e6f);
     for (int i = 0; i < 3; ++i) {

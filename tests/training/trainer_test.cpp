@@ -39,8 +39,14 @@ struct Model {
   Parameters parameters;
   ViT vit;
   Model(NormKind norm, Device device, DType dtype, int depth = 2)
-      : vit({.image_size = 8, .patch_size = 4, .classes = 3, .width = 32, .depth = depth, .heads = 2,
-             .drop_path = 0.2f, .norm = {.kind = norm}},
+      : vit({.image_size = 8,
+             .patch_size = 4,
+             .classes = 3,
+             .width = 32,
+             .depth = depth,
+             .heads = 2,
+             .drop_path = 0.2f,
+             .norm = {.kind = norm}},
             parameters) {
     parameters.allocate(device, dtype, 7);
   }
@@ -50,8 +56,14 @@ struct Model {
 };
 
 TrainOptions twenty_steps() {
-  TrainOptions options{.steps = 20, .batch = 12, .lr = 2e-3, .warmup = 4, .label_smoothing = 0.1f,
-                       .augment = false, .seed = 3, .evaluate_every = 5};
+  TrainOptions options{.steps = 20,
+                       .batch = 12,
+                       .lr = 2e-3,
+                       .warmup = 4,
+                       .label_smoothing = 0.1f,
+                       .augment = false,
+                       .seed = 3,
+                       .evaluate_every = 5};
   options.adamw.max_norm = 1;
   return options;
 }
@@ -129,9 +141,9 @@ TEST(Trainer, ReportsDivergenceInsteadOfGoingOn) {
 TEST(Trainer, RefusesImpossibleOptions) {
   const ImageSplits data = stripes(12, 12);
   Model model(NormKind::layernorm, Device::cpu, DType::f32);
-  for (auto change : {+[](TrainOptions& o) { o.steps = 0; }, +[](TrainOptions& o) { o.batch = 13; },
-                      +[](TrainOptions& o) { o.batch = -1; },
-                      +[](TrainOptions& o) { o.warmup = 20; }}) {
+  for (auto change :
+       {+[](TrainOptions& o) { o.steps = 0; }, +[](TrainOptions& o) { o.batch = 13; },
+        +[](TrainOptions& o) { o.batch = -1; }, +[](TrainOptions& o) { o.warmup = 20; }}) {
     TrainOptions options = twenty_steps();
     change(options);
     EXPECT_THROW(train_classifier(model.forward(), model.parameters, data, options), Error);

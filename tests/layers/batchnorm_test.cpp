@@ -1,8 +1,7 @@
 #include <gtest/gtest.h>
-
-#include <cmath>
 #include <omp.h>
 
+#include <cmath>
 #include <memory>
 
 #include "core/safetensors.h"
@@ -58,7 +57,8 @@ TEST(Batchnorm, GradientsAgreeWithFiniteDifferences) {
 TEST(Batchnorm, AgreesWithPyTorch) {
   const TensorFile file = read_safetensors(reference_folder() + "/layers2.safetensors");
   const auto before = [&](const std::string& name) {
-    return Statistics{file.doubles(name + "/running_mean"), file.doubles(name + "/running_var"), {}};
+    return Statistics{
+        file.doubles(name + "/running_mean"), file.doubles(name + "/running_var"), {}};
   };
   const auto after = std::make_shared<Statistics>();
   check_reference(batchnorm_case({2, 3, 5, 7}, {}, before("batchnorm_train"), after),
@@ -136,10 +136,10 @@ TEST(Batchnorm, EvaluatesWithTheRunningStatistics) {
                     tape.training = false;
                     const Tensor y = batchnorm_case({1, 2}, {}, {}, after).run(tape, x, p);
                     for (int i = 0; i < 2; ++i) {
-                      const double expected =
-                          (x[0].as<double>()[i] - 0.3) / std::sqrt(1.7 + double(1e-5f)) *
-                              p.values(p.find("weight"))[size_t(i)] +
-                          p.values(p.find("bias"))[size_t(i)];
+                      const double expected = (x[0].as<double>()[i] - 0.3) /
+                                                  std::sqrt(1.7 + double(1e-5f)) *
+                                                  p.values(p.find("weight"))[size_t(i)] +
+                                              p.values(p.find("bias"))[size_t(i)];
                       EXPECT_NEAR(y.as<double>()[i], expected, 1e-12);
                     }
                     tape.training = true;

@@ -35,7 +35,7 @@ GENCODE := $(foreach a,$(filter-out $(lastword $(ARCH)),$(ARCH)),-gencode arch=c
 NVCCFLAGS := -std=c++20 -O3 --expt-relaxed-constexpr $(GENCODE) -lineinfo $(DEFINES) -I. \
   -Xcompiler=$(subst $(space),$(comma),$(strip $(WARNINGS) $(HOST)))
 
-LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_context,-lcublasLt) -lpthread
+LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_context,-lcublasLt) -lz -lpthread
 ifneq ($(CUDA),0)
   LINK := $(NVCC) -std=c++20 $(GENCODE) -Xcompiler=-fopenmp
 else
@@ -66,7 +66,7 @@ help:
 
 # --- What is needed -------------------------------------------------------------------------------
 PACKAGES := g++ make libcli11-dev libgtest-dev libstb-dev libdnnl-dev libboost-context-dev \
-  nlohmann-json3-dev gnuplot-nox
+  nlohmann-json3-dev gnuplot-nox zlib1g-dev
 deps:
 	@missing=""; for p in $(PACKAGES); do \
 	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; \

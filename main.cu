@@ -53,8 +53,7 @@ void info() {
 void run_selected(const std::vector<const Experiment*>& selected, const Options& options,
                   Device device) {
   for (const Experiment* e : selected) {
-    const Report report =
-        run_experiment(*e, options, name_of(device) + (": " + describe(device)));
+    const Report report = run_experiment(*e, options, name_of(device) + (": " + describe(device)));
     const auto folder = write_report(report, options.out);
     print_report(report, std::cout);
     std::cout << "\nWritten: " << (folder / "report.html").string() << "\n";
@@ -68,9 +67,8 @@ void run(RunCommand& command) {
   const std::vector<const Experiment*> selected = select_experiments(command.numbers);
   const Device device = parse_device(command.options.device);
   command.options.device = name_of(device);
-  command.options.size = command.size.empty()
-                             ? (device == Device::cuda ? Size::full : Size::small)
-                             : size_named(command.size);
+  command.options.size = command.size.empty() ? (device == Device::cuda ? Size::full : Size::small)
+                                              : size_named(command.size);
   load_images(command.options.data, 1, 1);  // a spec that can't be read, before anything is written
   const bool existed = std::filesystem::exists(command.options.out);
   prepare_output(command.options.out);
@@ -225,9 +223,8 @@ int command_line(int argc, char** argv) {
   std::string report_folder = "out";
   CLI::App* report_app = app.add_subcommand("report", "join the results in a folder into one page");
   report_app->add_option("DIR", report_folder, "what dyt run wrote")->capture_default_str();
-  report_app->callback([&] {
-    std::cout << "Written: " << write_joined_report(report_folder).string() << "\n";
-  });
+  report_app->callback(
+      [&] { std::cout << "Written: " << write_joined_report(report_folder).string() << "\n"; });
 
   BenchOptions bench;
   CLI::App* bench_app = app.add_subcommand("bench", "time things");

@@ -8,67 +8,32 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "datasets/cifar10.h"
+#include "datasets/folder.h"
+#include "datasets/idx.h"
 #include "datasets/synthetic.h"
 
 namespace dyt {
 namespace {
 
-// The streams of a seed that datasets draw from: a letter in the top byte, the epoch below, so that
-// they meet none of a training step's.
-constexpr uint64_t order_stream = uint64_t('O') << 56, augment_stream = uint64_t('A') << 56;
-
-// Where the pixels of one augmented image come from: (y, x) of the result is (y + dy, x + dx) of
-// the original, counted from the right edge if flipped.
-struct Placement {
-  int dy = 0, dx = 0;
-  bool flip = false;
-};
-
-Placement random_placement(const Augment& augment, uint64_t seed, uint64_t epoch, uint32_t index) {
-  const Random4 bits = philox(seed, index, augment_stream | epoch);
-  const uint64_t offsets = 2 * uint64_t(augment.crop_padding) + 1;
-  return {.dy = int(bits.x[0] * offsets >> 32) - augment.crop_padding,
-          .dx = int(bits.x[1] * offsets >> 32) - augment.crop_padding,
-          .flip = augment.flip && (bits.x[2] >> 31)};
-}
-
-// normalised[c][v] = (v / 255 - mean[c]) / std[c], for every byte v.
-using NormalisedBytes = std::array<std::array<float, 256>, 3>;
-NormalisedBytes normalised_bytes(const ImageDataset& set) {
-  NormalisedBytes table{};
-  for (int c = 0; c < set.channels; ++c) {
-    for (int v = 0; v < 256; ++v) {
-      table[c][v] = float((v / 255.0 - double(set.mean[c])) / double(set.std[c]));
-    }
-  }
-  return table;
-}
-
-void copy_image(const ImageDataset& set, uint32_t index, const Placement& place,
-                const NormalisedBytes& table, float* out) {
-  const int H = set.height, W = set.width, C = set.channels;
-  const uint8_t* image = set.image(index);
-  for (int y = 0; y < H; ++y) {
-    for (int x = 0; x < W; ++x) {
-      const int from_y = y + place.dy, from_x = (place.flip ? W - 1 - x : x) + place.dx;
-      const bool inside = from_y >= 0 && from_y < H && from_x >= 0 && from_x < W;
-      const uint8_t* pixel = image + (size_t(from_y) * W + from_x) * C;
-      for (int c = 0; c < C; ++c) *out++ = table[c][inside ? pixel[c] : 0];
-    }
-  }
-}
+constexpr uint64_t order_stream = uint64_t('O') << 56;  // as the letters of augment.cpp
 
 }  // namespace
 
-ImageSplits load_images(const std::string& spec, size_t train_limit, size_t test_limit) {
-  const std::string cifar10 = "cifar10:";
+ImageSplits load_images(const std::string& spec, size_t train_limit, size_t test_limit,
+                        const FolderOptions& folder) {
   if (spec == "synthetic") return load_synthetic(train_limit, test_limit);
-  if (spec.starts_with(cifar10) && spec.size() > cifar10.size()) {
-    return load_cifar10(spec.substr(cifar10.size()), train_limit, test_limit);
+  const size_t colon = spec.find(':');
+  const std::string kind = spec.substr(0, colon);
+  const std::string dir = colon == std::string::npos ? "" : spec.substr(colon + 1);
+  if (!dir.empty()) {
+    if (kind == "cifar10") return load_cifar10(dir, train_limit, test_limit);
+    if (kind == "mnist") return load_mnist(dir, train_limit, test_limit);
+    if (kind == "fashion") return load_fashion_mnist(dir, train_limit, test_limit);
+    if (kind == "folder") return load_folder(dir, folder, train_limit, test_limit);
   }
-  fail("unknown image dataset \"", spec,
-       "\": expected \"synthetic\", or \"cifar10:DIR\" where DIR ",
-       "holds data_batch_1.bin ... and test_batch.bin");
+  fail("unknown image dataset \"", spec, "\": expected \"synthetic\", \"cifar10:DIR\" (with ",
+       "data_batch_1.bin ... and test_batch.bin), \"mnist:DIR\" or \"fashion:DIR\" (with ",
+       "train-images-idx3-ubyte ...), or \"folder:DIR\" (with train/CLASS/*.jpg, and val or test)");
 }
 
 void set_mean_and_std(ImageSplits& splits) {
@@ -101,6 +66,15 @@ std::vector<uint32_t> epoch_order(size_t n, uint64_t seed, uint64_t epoch) {
   return order;
 }
 
+Image take_image(const ImageDataset& dataset, const Augment* augment, uint64_t seed, uint64_t epoch,
+                 uint32_t n) {
+  Image image(dataset.height, dataset.width, dataset.channels);
+  std::copy_n(dataset.image(n), dataset.image_size(), image.pixels.data());
+  if (!augment || !augment->resized_crop) return image;
+  const Box part = random_part(*augment, image.height, image.width, seed, epoch, n);
+  return resize_bicubic(image, part, image.height, image.width);
+}
+
 void fill_batch(const ImageDataset& dataset, std::span<const uint32_t> indices,
                 const Augment* augment, uint64_t seed, uint64_t epoch, float* images,
                 int32_t* labels) {
@@ -108,14 +82,13 @@ void fill_batch(const ImageDataset& dataset, std::span<const uint32_t> indices,
     require(index < dataset.size(), "image ", index, " of dataset \"", dataset.name,
             "\" does not exist: it has ", dataset.size(), " images, numbered from 0");
   }
-  require(!augment || augment->crop_padding >= 0, "crop padding is ",
-          augment ? augment->crop_padding : 0, " pixels: it must be 0 or more");
-  const NormalisedBytes table = normalised_bytes(dataset);
+  if (augment) check(*augment);
+  const Normalise normalise(dataset.channels, dataset.mean, dataset.std);
 #pragma omp parallel for schedule(static)
   for (size_t b = 0; b < indices.size(); ++b) {
-    const Placement place =
-        augment ? random_placement(*augment, seed, epoch, indices[b]) : Placement{};
-    copy_image(dataset, indices[b], place, table, images + b * dataset.image_size());
+    Image image = take_image(dataset, augment, seed, epoch, indices[b]);
+    finish_image(image, augment, normalise, seed, epoch, indices[b],
+                 images + b * dataset.image_size());
     labels[b] = dataset.labels[indices[b]];
   }
 }

@@ -1,0 +1,75 @@
+#include "models/convnext.h"
+
+#include "tests/models/model_check.h"
+
+namespace dyt::test {
+namespace {
+
+// The tiny timm models of tests/reference/make_convnets.py.
+ConvNeXtConfig tiny(int patch, NormKind norm) {
+  return {.image_size = 32,
+          .patch_size = patch,
+          .classes = 10,
+          .depths = {1, 1, 2, 1},
+          .widths = {8, 10, 12, 16},
+          .norm = {.kind = norm}};
+}
+const std::pair<const char*, ConvNeXtConfig> fixtures[] = {
+    {"convnext_layernorm.safetensors", tiny(4, NormKind::layernorm)},
+    {"convnext_dyt.safetensors", tiny(2, NormKind::dyt)}};
+
+TEST(ConvNeXt, LogitsLossAndEveryGradientAgreeWithTimm) {
+  for (const auto& [file, config] : fixtures) {
+    check_model<ConvNeXt>(file, config, Device::cpu, DType::f32, 3e-6, 1e-5);
+  }
+}
+
+TEST(ConvNeXtKernels, LogitsLossAndEveryGradientAgreeWithTimm) {
+  SKIP_WITHOUT_KERNELS();
+  for (const auto& [file, config] : fixtures) {
+    check_model<ConvNeXt>(file, config, kernel_device, DType::f32, 3e-6, 1e-5);
+    check_model<ConvNeXt>(file, config, kernel_device, DType::bf16, 2e-2, 5e-2);
+  }
+}
+
+TEST(ConvNeXt, HasTimmsParameterNames) {
+  for (const auto& [file, config] : fixtures) check_names<ConvNeXt>(file, config);
+}
+
+// timm.create_model(name), with 1000 classes.
+TEST(ConvNeXt, PresetsHaveTheirKnownSizes) {
+  const std::pair<const char*, int64_t> known[] = {
+      {"convnext_atto", 3695520},  {"convnext_femto", 5217784},  {"convnext_pico", 9045672},
+      {"convnext_nano", 15593560}, {"convnext_tiny", 28589128},  {"convnext_small", 50223688},
+      {"convnext_base", 88591464}, {"convnext_large", 197767336}};
+  for (const auto& [name, count] : known) {
+    EXPECT_EQ(parameter_count<ConvNeXt>(convnext_preset(name)), count) << name;
+  }
+}
+
+// With drop path, and with and without layer scale, the residual is added in three different ways.
+TEST(ConvNeXt, GradientsAgreeWithFiniteDifferences) {
+  for (float layer_scale : {0.0f, 0.5f}) {
+    for (float drop_path : {0.0f, 0.5f}) {
+      ConvNeXtConfig config = tiny(2, NormKind::layernorm);
+      config.image_size = 16;
+      config.first_halves = false;
+      config.widths = {3, 4, 5, 6};
+      config.layer_scale = layer_scale;
+      config.drop_path = drop_path;
+      check_model_gradients<ConvNeXt>(config, {2, 16, 16, 3});
+    }
+  }
+}
+
+TEST(ConvNeXt, RefusesImpossibleConfigurations) {
+  EXPECT_NE(refusal<ConvNeXt>(ConvNeXtConfig{.image_size = 31}).find("at least 32 pixels, not 31"),
+            std::string::npos);
+  EXPECT_NE(refusal<ConvNeXt>(ConvNeXtConfig{.widths = {8, 0, 8, 8}}).find("stage 1 has 0 and 3"),
+            std::string::npos);
+  EXPECT_NE(refusal<ConvNeXt>(ConvNeXtConfig{.drop_path = 1}).find("not 1"), std::string::npos);
+  EXPECT_THROW(convnext_preset("convnext_huge"), Error);
+}
+
+}  // namespace
+}  // namespace dyt::test

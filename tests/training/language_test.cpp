@@ -1,0 +1,249 @@
+#include "training/language.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/datasets/expect_error.h"
+#include "tests/op_check.h"
+
+namespace dyt::test {
+namespace {
+
+// "abc...h" again and again, now and then with two letters swapped: easy, but not empty of
+// surprise.
+TextDataset alphabet(size_t train, size_t val) {
+  const auto make = [](size_t n, uint64_t seed) {
+    RandomSequence random(seed, 9);
+    std::vector<uint16_t> text;
+    while (text.size() < n) {
+      std::vector<uint16_t> word = {0, 1, 2, 3, 4, 5, 6, 7};
+      if (random.below(4) == 0) std::swap(word[2], word[5]);
+      text.insert(text.end(), word.begin(), word.end());
+    }
+    text.resize(n);
+    return text;
+  };
+  return {.name = "alphabet", .vocabulary = 8, .train = make(train, 1), .val = make(val, 2)};
+}
+
+GPTConfig tiny(NormKind norm, GPTStyle style = GPTStyle::gpt2) {
+  return {.style = style,
+          .vocabulary = 8,
+          .context = 12,
+          .width = 32,
+          .depth = 2,
+          .heads = 2,
+          .hidden = 64,
+          .norm = {.kind = norm}};
+}
+
+struct Model {
+  Parameters parameters;
+  GPT gpt;
+  Model(const GPTConfig& config, Device device, DType dtype) : gpt(config, parameters) {
+    parameters.allocate(device, dtype, 7);
+  }
+};
+
+LanguageOptions twenty_steps() {
+  return {.steps = 20,
+          .batch = 8,
+          .lr = 3e-3,
+          .lr_floor = 3e-4,
+          .warmup = 4,
+          .seed = 3,
+          .evaluate_every = 5,
+          .evaluate_windows = 6};
+}
+
+TEST(Language, LearnsAndItsArenaDoesNotGrow) {
+  const TextDataset text = alphabet(2000, 300);
+  for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
+    for (NormKind norm : {NormKind::layernorm, NormKind::dyt}) {
+      LanguageOptions options = twenty_steps();
+      Model model(tiny(norm, style), Device::cpu, DType::f32);
+      const LanguageResult few = train_language_model(model.gpt, model.parameters, text, options);
+      options.steps = 300;
+      Model again(tiny(norm, style), Device::cpu, DType::f32);
+      const LanguageResult many = train_language_model(again.gpt, again.parameters, text, options);
+      EXPECT_EQ(few.curve.size(), 4u);
+      EXPECT_LT(many.last().val_loss, 0.35) << name_of(norm);  // log 8 is 2.08, the entropy 0.07
+      EXPECT_LT(many.last().val_loss, few.curve.front().val_loss);
+      EXPECT_EQ(few.arena_bytes, many.arena_bytes);
+      EXPECT_EQ(many.tokens, 300 * 8 * 12);
+    }
+  }
+}
+
+// Forward, backward and update together: the kernels take the CPU's course.
+TEST(LanguageKernels, TwentyStepsMatchTheCpu) {
+  SKIP_WITHOUT_KERNELS();
+  const TextDataset text = alphabet(500, 100);
+  for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
+    Model cpu(tiny(NormKind::dyt, style), Device::cpu, DType::f32);
+    Model gpu(tiny(NormKind::dyt, style), kernel_device, DType::f32);
+    LanguageOptions options = twenty_steps();
+    options.evaluate_every = 10;
+    const LanguageResult a = train_language_model(cpu.gpt, cpu.parameters, text, options);
+    const LanguageResult b = train_language_model(gpu.gpt, gpu.parameters, text, options);
+    ASSERT_EQ(a.curve.size(), b.curve.size());
+    for (size_t i = 0; i < a.curve.size(); ++i) {
+      EXPECT_NEAR(a.curve[i].val_loss, b.curve[i].val_loss, 1e-4 * a.curve[i].val_loss);
+    }
+  }
+}
+
+// Same seed, same bits; another seed, another run.
+TEST(Language, IsRepeatable) {
+  const TextDataset text = alphabet(500, 100);
+  const auto losses = [&](uint64_t seed) {
+    GPTConfig config = tiny(NormKind::dyt);
+    config.dropout = 0.1f;
+    Model model(config, Device::cpu, DType::f32);
+    LanguageOptions options = twenty_steps();
+    options.seed = seed;
+    std::vector<double> v;
+    for (const LanguageEvaluation& e :
+         train_language_model(model.gpt, model.parameters, text, options).curve) {
+      v.push_back(e.train_loss);
+    }
+    return v;
+  };
+  EXPECT_EQ(losses(1), losses(1));
+  EXPECT_NE(losses(1), losses(2));
+}
+
+TEST(Language, ReportsDivergenceInsteadOfGoingOn) {
+  Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  const std::vector<double> nan(32, std::nan(""));
+  model.parameters.set_values(model.parameters.find("transformer.ln_f.bias"), nan);
+  const LanguageResult result =
+      train_language_model(model.gpt, model.parameters, alphabet(500, 100), twenty_steps());
+  EXPECT_TRUE(result.diverged());
+  EXPECT_EQ(result.diverged_at, 0);
+  EXPECT_TRUE(result.curve.empty());
+}
+
+TEST(Language, ShowsItsProgress) {
+  Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  std::vector<LanguageProgress> seen;
+  train_language_model(model.gpt, model.parameters, alphabet(500, 100), twenty_steps(),
+                       [&](const LanguageProgress& p) { seen.push_back(p); });
+  ASSERT_EQ(seen.size(), 20u);
+  EXPECT_EQ(seen[0].step, 1);
+  EXPECT_LT(seen[0].val_loss, 0);
+  EXPECT_NEAR(seen[0].loss, std::log(8), 0.1);
+  EXPECT_EQ(seen[19].step, 20);
+  EXPECT_GT(seen[19].val_loss, 0);
+  EXPECT_EQ(seen[19].seconds_left, 0);
+}
+
+TEST(Language, RefusesImpossibleOptionsAndTexts) {
+  Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  const auto train = [&](const TextDataset& text, const LanguageOptions& options) {
+    return [&, text, options] { train_language_model(model.gpt, model.parameters, text, options); };
+  };
+  const TextDataset good = alphabet(500, 100);
+  const auto changed = [](auto change) {
+    LanguageOptions options = twenty_steps();
+    change(options);
+    return options;
+  };
+  expect_error(train(good, changed([](auto& o) { o.steps = 0; })),
+               {"steps must be positive, not 0"});
+  expect_error(train(good, changed([](auto& o) { o.batch = -1; })), {"batch size", "-1"});
+  expect_error(train(good, changed([](auto& o) { o.warmup = 20; })), {"warm-up (20 steps)"});
+  expect_error(train(alphabet(500, 12), twenty_steps()), {"alphabet", "12", "at least 13"});
+  TextDataset large = good;
+  large.vocabulary = 9;
+  expect_error(train(large, twenty_steps()), {"vocabulary of 9 words", "the 8 of the model"});
+}
+
+// --- Sampling ------------------------------------------------------------------------------------
+
+TEST(Choose, FollowsTheProbabilities) {
+  const std::vector<float> logits = {std::log(1.0f), std::log(6.0f), std::log(3.0f)};
+  EXPECT_EQ(choose_token(logits, 1, 0, 0.05), 0);
+  EXPECT_EQ(choose_token(logits, 1, 0, 0.15), 1);
+  EXPECT_EQ(choose_token(logits, 1, 0, 0.65), 1);
+  EXPECT_EQ(choose_token(logits, 1, 0, 0.75), 2);
+  EXPECT_EQ(choose_token(logits, 1, 0, 0.9999), 2);
+  // The two likeliest, in the order 1, 2: shares 2/3 and 1/3.
+  EXPECT_EQ(choose_token(logits, 1, 2, 0.6), 1);
+  EXPECT_EQ(choose_token(logits, 1, 2, 0.7), 2);
+  // Temperature 1/2 squares the shares: 1, 36, 9 of 46.
+  EXPECT_EQ(choose_token(logits, 0.5, 0, 0.02), 0);
+  EXPECT_EQ(choose_token(logits, 0.5, 0, 0.03), 1);
+  EXPECT_EQ(choose_token(logits, 0.5, 0, 0.79), 1);
+  EXPECT_EQ(choose_token(logits, 0.5, 0, 0.81), 2);
+  EXPECT_EQ(choose_token(logits, 0, 0, 0.999), 1);
+  EXPECT_EQ(choose_token(logits, 1, 1, 0.999), 1);
+  EXPECT_EQ(choose_token(std::vector<float>{5, 5}, 0, 0, 0.9), 0);  // of equals, the first
+  const std::vector<float> bad = {0, std::nanf("")};
+  expect_error([&] { choose_token(bad, 1, 0, 0.5); }, {"not finite"});
+}
+
+// The same tokens with the cache and without, past the end of the context too.
+void check_cache(Device device, int64_t tokens) {
+  for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
+    GPTConfig config = tiny(NormKind::layernorm, style);
+    Model model(config, device, DType::f32);
+    for (const Parameter& p : model.parameters.all()) {  // larger weights: a text with surprises
+      std::vector<double> values = model.parameters.values(p);
+      for (double& v : values) v *= p.shape.rank() == 2 ? 8 : 1;
+      model.parameters.set_values(p, values);
+    }
+    const std::vector<int32_t> prompt = {1, 2, 3};
+    SampleOptions options{.tokens = tokens, .temperature = 0.9, .top_k = 5, .seed = 4};
+    std::vector<int32_t> shown;
+    const auto with = generate(model.gpt, model.parameters, prompt, options,
+                               [&](int32_t token) { shown.push_back(token); });
+    options.cache = false;
+    EXPECT_EQ(with, generate(model.gpt, model.parameters, prompt, options));
+    EXPECT_EQ(with, shown);
+    EXPECT_EQ(with.size(), size_t(tokens));
+    options.seed = 5;
+    EXPECT_NE(with, generate(model.gpt, model.parameters, prompt, options));
+  }
+}
+
+TEST(Generate, WritesTheSameWithAndWithoutTheCache) { check_cache(Device::cpu, 40); }
+TEST(GenerateKernels, WriteTheSameWithAndWithoutTheCache) {
+  SKIP_WITHOUT_KERNELS();
+  check_cache(kernel_device, 16);
+}
+
+TEST(Generate, WritesWhatItHasLearned) {
+  Model model(tiny(NormKind::dyt), Device::cpu, DType::f32);
+  LanguageOptions options = twenty_steps();
+  options.steps = 300;
+  train_language_model(model.gpt, model.parameters, alphabet(2000, 300), options);
+  const std::vector<int32_t> prompt = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1};
+  const std::vector<int32_t> expected = {2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1};
+  EXPECT_EQ(generate(model.gpt, model.parameters, prompt, {.tokens = 16, .temperature = 0}),
+            expected);
+}
+
+TEST(Generate, TakesTheEndOfALongPrompt) {
+  Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  std::vector<int32_t> prompt(30);
+  for (size_t i = 0; i < 30; ++i) prompt[i] = int32_t(i % 7);
+  const std::span<const int32_t> end = std::span<const int32_t>(prompt).last(12);
+  EXPECT_EQ(generate(model.gpt, model.parameters, prompt, {.tokens = 9}),
+            generate(model.gpt, model.parameters, end, {.tokens = 9}));
+}
+
+TEST(Generate, RefusesImpossibleOptions) {
+  Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  const auto write = [&](std::vector<int32_t> prompt, SampleOptions options) {
+    return [&, prompt, options] { generate(model.gpt, model.parameters, prompt, options); };
+  };
+  expect_error(write({}, {}), {"at least one token"});
+  expect_error(write({8}, {}), {"8", "vocabulary has 8 words"});
+  expect_error(write({1}, {.temperature = -1}), {"temperature", "-1"});
+  expect_error(write({1}, {.top_k = -1}), {"top-k", "-1"});
+}
+
+}  // namespace
+}  // namespace dyt::test

@@ -1,0 +1,220 @@
+#include "training/language.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "training/schedule.h"
+
+namespace dyt {
+namespace {
+
+constexpr uint64_t sample_stream = uint64_t('S') << 56;  // of a seed; as datasets/images.cpp
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// A tensor's numbers on the host, as float.
+std::vector<float> host_floats(const Tape& tape, const Tensor& t) {
+  const size_t n = size_t(t.size());
+  std::vector<float> result(n);
+  if (t.dtype == DType::f32) {
+    copy_to_host(tape.device(), result.data(), t.data, n * sizeof(float));
+  } else if (t.dtype == DType::f64) {
+    std::vector<double> wide(n);
+    copy_to_host(tape.device(), wide.data(), t.data, n * sizeof(double));
+    std::copy(wide.begin(), wide.end(), result.begin());
+  } else {
+    std::vector<bf16> narrow(n);
+    copy_to_host(tape.device(), narrow.data(), t.data, n * sizeof(bf16));
+    std::copy(narrow.begin(), narrow.end(), result.begin());
+  }
+  return result;
+}
+
+// Windows of a text on their way to the device.
+class Windows {
+ public:
+  Windows(const std::vector<uint16_t>& text, int64_t context, size_t count)
+      : text_(text), context_(context), tokens_(count * size_t(context)), labels_(tokens_.size()) {}
+
+  void fill(std::span<const int64_t> begins) {
+    count_ = int64_t(begins.size());
+    fill_windows(text_, begins, context_, tokens_.data(), labels_.data());
+  }
+  Tensor tokens(Tape& tape) const {
+    return tape.upload({count_, context_}, DType::i32, tokens_.data());
+  }
+  Tensor labels(Tape& tape) const {
+    return tape.upload({count_, context_}, DType::i32, labels_.data());
+  }
+
+ private:
+  const std::vector<uint16_t>& text_;
+  int64_t context_, count_ = 0;
+  std::vector<int32_t> tokens_, labels_;
+};
+
+// Mean of the training losses since it was last cleared.
+class RunningMean {
+ public:
+  void add(double value) { sum_ += value, ++count_; }
+  double get() const { return sum_ / double(count_); }
+  int64_t count() const { return count_; }
+  void clear() { sum_ = 0, count_ = 0; }
+
+ private:
+  double sum_ = 0;
+  int64_t count_ = 0;
+};
+
+void check_options(const GPT& model, const TextDataset& text, const LanguageOptions& options) {
+  require(options.steps > 0, "steps must be positive, not ", options.steps);
+  require(options.batch > 0, "the batch size must be positive, not ", options.batch);
+  require(options.warmup >= 0 && options.warmup < options.steps, "warm-up (", options.warmup,
+          " steps) must be shorter than the run (", options.steps, " steps)");
+  require(text.vocabulary <= model.config().vocabulary, text.name, " has a vocabulary of ",
+          text.vocabulary, " words, more than the ", model.config().vocabulary, " of the model");
+  require_context(text, model.config().context);
+}
+
+}  // namespace
+
+double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<uint16_t>& text,
+                               int64_t windows, int batch) {
+  const int64_t context = model.config().context;
+  const std::vector<int64_t> begins = even_windows(int64_t(text.size()), context, windows);
+  Windows some(text, context, std::min(begins.size(), size_t(batch)));
+  const bool was_training = tape.training;
+  tape.training = false;
+  double sum = 0;
+  for (size_t first = 0; first < begins.size(); first += size_t(batch)) {
+    const size_t count = std::min(begins.size() - first, size_t(batch));
+    some.fill(std::span(begins).subspan(first, count));
+    tape.begin(0);
+    const Tensor loss = model.loss(tape, some.tokens(tape), some.labels(tape));
+    sum += double(count) * double(host_floats(tape, loss)[0]);
+  }
+  tape.training = was_training;
+  return sum / double(begins.size());
+}
+
+LanguageResult train_language_model(const GPT& model, Parameters& parameters,
+                                    const TextDataset& text, const LanguageOptions& options,
+                                    const std::function<void(const LanguageProgress&)>& show) {
+  check_options(model, text, options);
+  const int64_t context = model.config().context, batch = options.batch;
+  Tape tape(parameters.device(), parameters.dtype(), options.seed);
+  AdamW optimizer(parameters, options.adamw);
+  const CosineSchedule schedule{options.lr, options.lr_floor, options.warmup, options.steps};
+  Windows windows(text.train, context, size_t(batch));
+  const int64_t loss_every = parameters.device() == Device::cuda ? 10 : 1;  // reading it waits
+  LanguageResult result;
+  RunningMean losses;
+  double val_loss = -1, lately = 0;
+  const double start = now();
+
+  for (int64_t step = 0; step < options.steps; ++step) {
+    windows.fill(
+        random_windows(int64_t(text.train.size()), context, batch, options.seed, uint64_t(step)));
+    tape.begin(uint64_t(step));
+    parameters.zero_gradients();
+    const Tensor loss = model.loss(tape, windows.tokens(tape), windows.labels(tape));
+    tape.backward(loss);
+    optimizer.step(float(schedule(step)));
+
+    const bool last = step + 1 == options.steps;
+    if (step % loss_every == 0 || last) {
+      const double value = double(host_floats(tape, loss)[0]);
+      if (!(value <= options.diverged_above)) {
+        result.diverged_at = step;
+        break;
+      }
+      losses.add(value);
+    }
+    if (losses.count() > 0) lately = losses.get();
+    if (last || (options.evaluate_every > 0 && (step + 1) % options.evaluate_every == 0)) {
+      val_loss = evaluate_language_model(model, tape, text.val, last ? 0 : options.evaluate_windows,
+                                         options.batch);
+      losses.clear();
+      result.curve.push_back({step + 1, lately, val_loss});
+    }
+    result.tokens += batch * context;
+    if (show) {
+      const double seconds = now() - start, done = double(step + 1);
+      show({step + 1, options.steps, lately, val_loss, double(result.tokens) / seconds,
+            seconds / done * double(options.steps - step - 1)});
+    }
+  }
+  result.seconds = now() - start;
+  result.arena_bytes = tape.arena().capacity();
+  return result;
+}
+
+int32_t choose_token(std::span<const float> logits, double temperature, int top_k, double u) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  // Likeliest first; of equals, the one that comes first in the vocabulary.
+  const auto likelier = [&](int32_t a, int32_t b) {
+    return logits[size_t(a)] != logits[size_t(b)] ? logits[size_t(a)] > logits[size_t(b)] : a < b;
+  };
+  if (temperature == 0) top_k = 1;
+  if (top_k > 0 && size_t(top_k) < order.size()) {
+    std::partial_sort(order.begin(), order.begin() + top_k, order.end(), likelier);
+    order.resize(size_t(top_k));
+  }
+  if (order.size() == 1) return order[0];
+  float top = logits[size_t(order[0])];
+  for (int32_t k : order) top = std::max(top, logits[size_t(k)]);
+  const auto weight = [&](int32_t k) {
+    return std::exp((double(logits[size_t(k)]) - double(top)) / temperature);
+  };
+  double sum = 0;
+  for (int32_t k : order) sum += weight(k);
+  require(std::isfinite(sum), "the model's logits are not finite: it has diverged");
+  double left = u * sum;
+  for (int32_t k : order) {
+    left -= weight(k);
+    if (left < 0) return k;
+  }
+  return order.back();
+}
+
+std::vector<int32_t> generate(const GPT& model, const Parameters& parameters,
+                              std::span<const int32_t> prompt, const SampleOptions& options,
+                              const std::function<void(int32_t token)>& show) {
+  require(!prompt.empty(), "a prompt needs at least one token to go on from");
+  require(options.temperature >= 0, "the temperature must not be negative: ", options.temperature);
+  require(options.top_k >= 0, "top-k must not be negative: ", options.top_k);
+  const size_t context = size_t(model.config().context);
+  Tape tape(parameters.device(), parameters.dtype());
+  tape.training = false;
+  GPTCache cache(model.config(), parameters.device(), parameters.dtype());
+  RandomSequence random(options.seed, sample_stream);
+  // The part of the text that the model reads, and how much of it is in the cache.
+  std::vector<int32_t> read(prompt.end() - std::ptrdiff_t(std::min(prompt.size(), context)),
+                            prompt.end());
+  std::vector<int32_t> written;
+  for (int64_t n = 0; n < options.tokens; ++n) {
+    if (read.size() > context) {
+      read.erase(read.begin(), read.end() - std::ptrdiff_t((context + 1) / 2));
+      cache.clear();
+    }
+    const std::span<const int32_t> fresh = std::span(read).subspan(size_t(cache.length()));
+    const int64_t count = int64_t(fresh.size());
+    tape.begin(0);
+    const Tensor tokens = tape.upload({1, count}, DType::i32, fresh.data());
+    const Tensor logits = options.cache ? model.next(tape, tokens, cache)
+                                        : take_token(tape, model.logits(tape, tokens), count - 1);
+    const int32_t token = choose_token(host_floats(tape, logits), options.temperature,
+                                       options.top_k, double(random.uniform()));
+    read.push_back(token);
+    written.push_back(token);
+    if (show) show(token);
+  }
+  return written;
+}
+
+}  // namespace dyt

@@ -42,7 +42,7 @@ else
   LINK := g++ -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
 endif
 
-FOLDERS := core layers models training datasets experiments bench
+FOLDERS := core layers models training datasets experiments bench commands
 SOURCES := $(wildcard $(FOLDERS:%=%/*.cpp) $(FOLDERS:%=%/*.cu))
 ifneq ($(CUDA),0)
   SOURCES := $(filter-out core/emulator.cpp,$(SOURCES))

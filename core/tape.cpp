@@ -1,5 +1,7 @@
 #include "core/tape.h"
 
+#include <algorithm>
+
 #include "core/poison.h"
 
 namespace dyt {
@@ -99,6 +101,23 @@ std::string Shape::text() const {
   std::string s = "(";
   for (int i = 0; i < rank_; ++i) s += (i ? ", " : "") + std::to_string(dims_[i]);
   return s + ")";
+}
+
+std::vector<float> host_floats(const Tape& tape, const Tensor& t) {
+  const size_t n = size_t(t.size());
+  std::vector<float> result(n);
+  if (t.dtype == DType::f32) {
+    copy_to_host(tape.device(), result.data(), t.data, n * sizeof(float));
+  } else if (t.dtype == DType::f64) {
+    std::vector<double> wide(n);
+    copy_to_host(tape.device(), wide.data(), t.data, n * sizeof(double));
+    std::copy(wide.begin(), wide.end(), result.begin());
+  } else {
+    std::vector<bf16> narrow(n);
+    copy_to_host(tape.device(), narrow.data(), t.data, n * sizeof(bf16));
+    std::copy(narrow.begin(), narrow.end(), result.begin());
+  }
+  return result;
 }
 
 }  // namespace dyt

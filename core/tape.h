@@ -11,8 +11,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <new>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -77,6 +79,10 @@ class Tape {
   void begin(uint64_t step);
   RandomStream random() { return {seed_, (step_ << 16) + random_ops_++}; }  // a new stream per op
 
+  // If set, every norm hands it its name, input and output (layers/norm.cpp): for those who want to
+  // look inside a model, without the model knowing.
+  std::function<void(const std::string& site, const Tensor& in, const Tensor& out)> observer;
+
   const Arena& arena() const { return arena_; }
 
  private:
@@ -100,6 +106,9 @@ class Tape {
   std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here
   size_t host_block_ = 0, host_at_ = 0;
 };
+
+// A tensor's numbers (f32, f64 or bf16) on the host, as float; waits for the device.
+std::vector<float> host_floats(const Tape& tape, const Tensor& t);
 
 template <class F>
 void Tape::record(const Tensor& y, F backward) {

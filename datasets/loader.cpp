@@ -1,16 +1,12 @@
 #include "datasets/loader.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/error.h"
 
 namespace dyt {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 constexpr std::array<float, 3> imagenet_mean = {0.485f, 0.456f, 0.406f};
 constexpr std::array<float, 3> imagenet_std = {0.229f, 0.224f, 0.225f};
@@ -128,9 +124,9 @@ const ImageBatch* ImageLoader::next() {
   Slot& slot = slots_[size_t(taken_ % options_.ahead)];
   const auto available = [&] { return error_ || (making_ > taken_ && slot.ready); };
   if (!available()) {
-    const double start = now();
+    const double start = seconds_now();
     batch_ready_.wait(lock, available);
-    seconds_waited_ += now() - start;
+    seconds_waited_ += seconds_now() - start;
   }
   if (error_) std::rethrow_exception(error_);
   slot.ready = false;

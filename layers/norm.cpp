@@ -82,7 +82,7 @@ Placement parse_placement(const std::string& name) {
 
 Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, const NormSpec& spec,
            float weight0)
-    : spec_(spec) {
+    : name_(name), spec_(spec) {
   if (spec.kind == NormKind::none) return;
   if (spec.epsilon == 0) spec_.epsilon = over_batch_or_group(spec.kind) ? 1e-5f : 1e-6f;
   if (spec.kind == NormKind::groupnorm) {
@@ -109,6 +109,12 @@ Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, co
 }
 
 Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
+  const Tensor y = forward(tape, x);
+  if (tape.observer && !name_.empty()) tape.observer(name_, x, y);
+  return y;
+}
+
+Tensor Norm::forward(Tape& tape, const Tensor& x) const {
   switch (spec_.kind) {
     case NormKind::none:
       return x;

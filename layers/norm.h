@@ -51,6 +51,9 @@ class Norm {
   Tensor operator()(Tape& tape, const Tensor& x) const;  // x (..., C); groupnorm: (B, ..., C)
 
  private:
+  Tensor forward(Tape& tape, const Tensor& x) const;
+
+  std::string name_;
   NormSpec spec_;  // with the epsilon and the groups that it takes
   const Parameter *weight_ = nullptr, *bias_ = nullptr, *alpha_ = nullptr, *shift_ = nullptr;
   const ModelBuffer *running_mean_ = nullptr, *running_var_ = nullptr, *batches_ = nullptr;

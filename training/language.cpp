@@ -1,38 +1,16 @@
 #include "training/language.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 
+#include "core/clock.h"
 #include "training/schedule.h"
 
 namespace dyt {
 namespace {
 
 constexpr uint64_t sample_stream = uint64_t('S') << 56;  // of a seed; as datasets/images.cpp
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// A tensor's numbers on the host, as float.
-std::vector<float> host_floats(const Tape& tape, const Tensor& t) {
-  const size_t n = size_t(t.size());
-  std::vector<float> result(n);
-  if (t.dtype == DType::f32) {
-    copy_to_host(tape.device(), result.data(), t.data, n * sizeof(float));
-  } else if (t.dtype == DType::f64) {
-    std::vector<double> wide(n);
-    copy_to_host(tape.device(), wide.data(), t.data, n * sizeof(double));
-    std::copy(wide.begin(), wide.end(), result.begin());
-  } else {
-    std::vector<bf16> narrow(n);
-    copy_to_host(tape.device(), narrow.data(), t.data, n * sizeof(bf16));
-    std::copy(narrow.begin(), narrow.end(), result.begin());
-  }
-  return result;
-}
 
 // Windows of a text on their way to the device.
 class Windows {
@@ -114,7 +92,7 @@ LanguageResult train_language_model(const GPT& model, Parameters& parameters,
   LanguageResult result;
   RunningMean losses;
   double val_loss = -1, lately = 0;
-  const double start = now();
+  const double start = seconds_now();
 
   for (int64_t step = 0; step < options.steps; ++step) {
     windows.fill(
@@ -143,12 +121,12 @@ LanguageResult train_language_model(const GPT& model, Parameters& parameters,
     }
     result.tokens += batch * context;
     if (show) {
-      const double seconds = now() - start, done = double(step + 1);
+      const double seconds = seconds_now() - start, done = double(step + 1);
       show({step + 1, options.steps, lately, val_loss, double(result.tokens) / seconds,
             seconds / done * double(options.steps - step - 1)});
     }
   }
-  result.seconds = now() - start;
+  result.seconds = seconds_now() - start;
   result.arena_bytes = tape.arena().capacity();
   return result;
 }

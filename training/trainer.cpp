@@ -1,37 +1,15 @@
 #include "training/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 
+#include "core/clock.h"
 #include "layers/layers.h"
 #include "training/schedule.h"
 
 namespace dyt {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// A tensor's numbers on the host, as float.
-std::vector<float> host_floats(const Tape& tape, const Tensor& t) {
-  const size_t n = size_t(t.size());
-  std::vector<float> result(n);
-  if (t.dtype == DType::f32) {
-    copy_to_host(tape.device(), result.data(), t.data, n * sizeof(float));
-  } else if (t.dtype == DType::f64) {
-    std::vector<double> wide(n);
-    copy_to_host(tape.device(), wide.data(), t.data, n * sizeof(double));
-    std::copy(wide.begin(), wide.end(), result.begin());
-  } else {
-    std::vector<bf16> narrow(n);
-    copy_to_host(tape.device(), narrow.data(), t.data, n * sizeof(bf16));
-    std::copy(narrow.begin(), narrow.end(), result.begin());
-  }
-  return result;
-}
 
 // A batch on its way to the device. Images stay f32 whatever the model computes in.
 class Batch {
@@ -110,7 +88,7 @@ TrainResult train_classifier(const Forward& forward, Parameters& parameters,
   TrainResult result;
   double sum = 0, test_accuracy = -1;
   int64_t sums = 0;
-  const double start = now();
+  const double start = seconds_now();
 
   for (int64_t step = 0; step < options.steps; ++step) {
     const int64_t epoch = step / batches, position = step % batches;
@@ -144,14 +122,14 @@ TrainResult train_classifier(const Forward& forward, Parameters& parameters,
       result.curve.push_back(e);
     }
     if (show) {
-      const double seconds = now() - start, done = double(step + 1);
+      const double seconds = seconds_now() - start, done = double(step + 1);
       const double loss_now = sums ? sum / double(sums) : result.curve.back().train_loss;
       show({step + 1, options.steps, loss_now, test_accuracy, done * options.batch / seconds,
             seconds / done * double(options.steps - step - 1)});
     }
     result.images += options.batch;
   }
-  result.seconds = now() - start;
+  result.seconds = seconds_now() - start;
   result.arena_bytes = tape.arena().capacity();
   return result;
 }

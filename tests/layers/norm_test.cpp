@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -14,6 +16,25 @@ std::vector<std::string> names(const NormSpec& spec) {
   for (const Parameter& parameter : p.all()) list.push_back(parameter.name);
   for (const ModelBuffer& buffer : p.buffers()) list.push_back(buffer.name);
   return list;
+}
+
+// What experiments look at models through: the site's name, what goes in and what comes out.
+TEST(Norm, ShowsItsInputAndOutputToAnObserver) {
+  Parameters parameters;
+  const Norm norm(parameters, "blocks.0.norm1", 4, {.kind = NormKind::dyt, .alpha0 = 0.7f});
+  parameters.allocate(Device::cpu, DType::f32, 1);
+  Tape tape(Device::cpu, DType::f32);
+  std::vector<std::string> seen;
+  tape.observer = [&](const std::string& site, const Tensor& in, const Tensor& out) {
+    seen.push_back(site);
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_NEAR(host_floats(tape, out)[i], std::tanh(0.7 * host_floats(tape, in)[i]), 1e-6);
+    }
+  };
+  tape.begin(0);
+  const float x[] = {-3, -0.5f, 0.25f, 2};
+  norm(tape, tape.upload({1, 4}, DType::f32, x));
+  EXPECT_EQ(seen, std::vector<std::string>{"blocks.0.norm1"});
 }
 
 TEST(Norm, EveryKindHasItsParametersUnderTheNamesOfTheField) {

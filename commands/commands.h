@@ -1,0 +1,19 @@
+// The commands of dyt, one file each: add_NAME declares the command's options to the command line,
+// and what to call when it was given. What they work on lives in the folders below.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace dyt {
+
+void add_list(CLI::App& app);
+void add_info(CLI::App& app);
+void add_run(CLI::App& app);
+void add_report(CLI::App& app);
+void add_train(CLI::App& app);
+void add_bench(CLI::App& app);
+
+// --device auto | cpu | cuda | emulated
+void add_device_option(CLI::App& to, std::string& value);
+
+}  // namespace dyt

@@ -1,0 +1,47 @@
+#include <cstdio>
+
+#include "commands/commands.h"
+#include "core/launch.h"
+#include "core/matmul.h"
+#include "experiments/registry.h"
+
+namespace dyt {
+namespace {
+
+void list() {
+  for (const Experiment& e : experiments()) {
+    std::printf("%02d  %-62s %-28s %s\n", e.number, e.title, e.source, e.run ? e.cost : "planned");
+  }
+}
+
+void info() {
+  std::printf("build      %s, commit %s\n",
+              kernel_device == Device::cuda ? "cpu + cuda" : "cpu + emulated", build_commit());
+  for (Device device : {Device::cpu, Device::cuda, Device::emulated}) {
+    std::string why_not;
+    const bool there = is_available(device, &why_not);
+    std::printf("%-10s %s\n", name_of(device),
+                there ? describe(device).c_str() : ("not available: " + why_not).c_str());
+  }
+  std::printf("products   cpu: %s\n           %s: %s\n", matmul_library(Device::cpu),
+              name_of(kernel_device), matmul_library(kernel_device));
+  std::printf("compiler   g++ %s\n", __VERSION__);
+}
+
+}  // namespace
+
+void add_list(CLI::App& app) {
+  app.add_subcommand("list", "the experiments: number, title, source, cost")->callback(list);
+}
+
+void add_info(CLI::App& app) {
+  app.add_subcommand("info", "this build, its devices and libraries")->callback(info);
+}
+
+void add_device_option(CLI::App& to, std::string& value) {
+  to.add_option("--device", value, "where to compute")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "emulated"}))
+      ->capture_default_str();
+}
+
+}  // namespace dyt

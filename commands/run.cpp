@@ -1,0 +1,75 @@
+#include <iostream>
+#include <memory>
+
+#include "commands/commands.h"
+#include "core/device.h"
+#include "datasets/images.h"
+#include "experiments/registry.h"
+
+namespace dyt {
+namespace {
+
+struct RunCommand {
+  std::vector<std::string> numbers;
+  Options options;
+  std::string size;  // empty: small on the cpu, full on a GPU
+};
+
+void run_selected(const std::vector<const Experiment*>& selected, const Options& options,
+                  Device device) {
+  for (const Experiment* e : selected) {
+    const Report report = run_experiment(*e, options, name_of(device) + (": " + describe(device)));
+    const auto folder = write_report(report, options.out);
+    print_report(report, std::cout);
+    std::cout << "\nWritten: " << (folder / "report.html").string() << "\n";
+  }
+  if (selected.size() > 1) {
+    std::cout << "Joined report: " << write_joined_report(options.out).string() << "\n";
+  }
+}
+
+void run(RunCommand& command) {
+  const std::vector<const Experiment*> selected = select_experiments(command.numbers);
+  const Device device = parse_device(command.options.device);
+  command.options.device = name_of(device);
+  command.options.size = command.size.empty() ? (device == Device::cuda ? Size::full : Size::small)
+                                              : size_named(command.size);
+  load_images(command.options.data, 1, 1);  // a spec that can't be read, before anything is written
+  const bool existed = std::filesystem::exists(command.options.out);
+  prepare_output(command.options.out);
+  try {
+    run_selected(selected, command.options, device);
+  } catch (...) {
+    std::error_code ignored;
+    if (!existed) std::filesystem::remove(command.options.out, ignored);  // only if it is empty
+    throw;
+  }
+}
+
+}  // namespace
+
+void add_run(CLI::App& app) {
+  const auto command = std::make_shared<RunCommand>();
+  CLI::App* run_app = app.add_subcommand("run", "run experiments and write their reports");
+  run_app->add_option("NUMBER", command->numbers, "such as 03, 01-03, all")->required();
+  add_device_option(*run_app, command->options.device);
+  run_app->add_option("--size", command->size, "default: small on the cpu, full on a GPU")
+      ->check(CLI::IsMember({"smoke", "small", "full"}));
+  run_app->add_option("--data", command->options.data, "synthetic or cifar10:DIR")
+      ->capture_default_str();
+  run_app->add_option("--seeds", command->options.seeds, "runs per arm (default: by size)")
+      ->check(CLI::Range(1, 1000));
+  run_app->add_option("--out", command->options.out, "folder for the results")
+      ->capture_default_str();
+  run_app->callback([command] { run(*command); });
+}
+
+void add_report(CLI::App& app) {
+  const auto folder = std::make_shared<std::string>("out");
+  CLI::App* report_app = app.add_subcommand("report", "join the results in a folder into one page");
+  report_app->add_option("DIR", *folder, "what dyt run wrote")->capture_default_str();
+  report_app->callback(
+      [folder] { std::cout << "Written: " << write_joined_report(*folder).string() << "\n"; });
+}
+
+}  // namespace dyt

@@ -91,7 +91,7 @@ void train(const TrainCommand& command) {
                 static_cast<long long>(result.diverged_at), options.diverged_above);
   }
   std::printf("%.1f s, %.0f images/s with evaluation, %.1f MiB of activations and gradients\n",
-              result.seconds, double(result.images) / result.seconds,
+              result.seconds, double(result.samples) / result.seconds,
               double(result.arena_bytes) / (1 << 20));
 }
 

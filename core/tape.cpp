@@ -64,12 +64,11 @@ void* Tape::allocate_gradient(size_t bytes) {
   return arena_.allocate(bytes);
 }
 
-void Tape::backward(const Tensor& loss) {
+void Tape::backward(const Tensor& loss, double scale) {
   require(loss.size() == 1, "backward starts from one number, not from ", loss.shape.text());
   require(loss.dtype != DType::bf16, "a loss is f32 or f64, not bf16");
-  const double one = 1;
-  const float one_f32 = 1;
-  backward(loss, loss.dtype == DType::f64 ? static_cast<const void*>(&one) : &one_f32);
+  const float scale_f32 = float(scale);
+  backward(loss, loss.dtype == DType::f64 ? static_cast<const void*>(&scale) : &scale_f32);
 }
 
 void Tape::backward(const Tensor& y, const void* dy_host) {

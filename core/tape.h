@@ -72,7 +72,7 @@ class Tape {
   // equal. Only the last reader of y's gradient may call it. False if x already had a gradient.
   bool pass_gradient(const Tensor& y, const Tensor& x);
 
-  void backward(const Tensor& loss);                    // from d loss / d loss = 1
+  void backward(const Tensor& loss, double scale = 1);  // of scale * loss
   void backward(const Tensor& y, const void* dy_host);  // from these dy, in y's number type
 
   // Starts a step: forgets closures and activations. The step number is part of every random draw.

@@ -147,7 +147,7 @@ Report run_03_vit(const Options& options) {
   double seconds = 0, images = 0;
   for (const ClassifierRun& run : runs) {
     seconds += run.result.seconds;
-    images += double(run.result.images);
+    images += double(run.result.samples);
   }
   report.settings = {
       {"model", "ViT, width " + std::to_string(setting.model.width) + ", depth " +

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "experiments/registry.h"
-#include "training/trainer.h"
+#include "training/classifier.h"
 
 namespace dyt {
 

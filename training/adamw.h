@@ -23,6 +23,12 @@ class AdamW {
   // device.
   double gradient_norm() const;
 
+  // For checkpoints: m and v, of the type and in the places of the masters; the updates so far.
+  void* first_moments() const { return first_.data(); }
+  void* second_moments() const { return second_.data(); }
+  int64_t steps() const { return steps_; }
+  void set_steps(int64_t steps) { steps_ = steps; }
+
  private:
   Parameters& parameters_;
   AdamWOptions options_;

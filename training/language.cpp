@@ -4,9 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/clock.h"
-#include "training/schedule.h"
-
 namespace dyt {
 namespace {
 
@@ -35,29 +32,6 @@ class Windows {
   std::vector<int32_t> tokens_, labels_;
 };
 
-// Mean of the training losses since it was last cleared.
-class RunningMean {
- public:
-  void add(double value) { sum_ += value, ++count_; }
-  double get() const { return sum_ / double(count_); }
-  int64_t count() const { return count_; }
-  void clear() { sum_ = 0, count_ = 0; }
-
- private:
-  double sum_ = 0;
-  int64_t count_ = 0;
-};
-
-void check_options(const GPT& model, const TextDataset& text, const LanguageOptions& options) {
-  require(options.steps > 0, "steps must be positive, not ", options.steps);
-  require(options.batch > 0, "the batch size must be positive, not ", options.batch);
-  require(options.warmup >= 0 && options.warmup < options.steps, "warm-up (", options.warmup,
-          " steps) must be shorter than the run (", options.steps, " steps)");
-  require(text.vocabulary <= model.config().vocabulary, text.name, " has a vocabulary of ",
-          text.vocabulary, " words, more than the ", model.config().vocabulary, " of the model");
-  require_context(text, model.config().context);
-}
-
 }  // namespace
 
 double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<uint16_t>& text,
@@ -79,56 +53,37 @@ double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<u
   return sum / double(begins.size());
 }
 
-LanguageResult train_language_model(const GPT& model, Parameters& parameters,
-                                    const TextDataset& text, const LanguageOptions& options,
-                                    const std::function<void(const LanguageProgress&)>& show) {
-  check_options(model, text, options);
-  const int64_t context = model.config().context, batch = options.batch;
-  Tape tape(parameters.device(), parameters.dtype(), options.seed);
-  AdamW optimizer(parameters, options.adamw);
-  const CosineSchedule schedule{options.lr, options.lr_floor, options.warmup, options.steps};
-  Windows windows(text.train, context, size_t(batch));
-  const int64_t loss_every = parameters.device() == Device::cuda ? 10 : 1;  // reading it waits
-  LanguageResult result;
-  RunningMean losses;
-  double val_loss = -1, lately = 0;
-  const double start = seconds_now();
+TrainOptions language_defaults() {
+  return {.steps = 1000,
+          .batch = 32,
+          .lr = 2e-3,
+          .lr_floor = 2e-4,
+          .warmup = 100,
+          .adamw = {.beta2 = 0.99f, .weight_decay = 0.1f, .max_norm = 1},
+          .evaluate_every = 100};
+}
 
-  for (int64_t step = 0; step < options.steps; ++step) {
+TrainResult train_language_model(const GPT& model, Parameters& parameters, const TextDataset& text,
+                                 const TrainOptions& options, const ShowProgress& show) {
+  require(text.vocabulary <= model.config().vocabulary, text.name, " has a vocabulary of ",
+          text.vocabulary, " words, more than the ", model.config().vocabulary, " of the model");
+  const int64_t context = model.config().context;
+  require_context(text, context);
+  Trainer trainer(parameters, options);
+  const int64_t count = options.batch / options.accumulate;
+  Windows windows(text.train, context, size_t(count));
+  TrainTask task{.samples = "tokens", .samples_per_step = options.batch * context};
+  task.loss = [&](Tape& tape, int64_t part) {
     windows.fill(
-        random_windows(int64_t(text.train.size()), context, batch, options.seed, uint64_t(step)));
-    tape.begin(uint64_t(step));
-    parameters.zero_gradients();
-    const Tensor loss = model.loss(tape, windows.tokens(tape), windows.labels(tape));
-    tape.backward(loss);
-    optimizer.step(float(schedule(step)));
-
-    const bool last = step + 1 == options.steps;
-    if (step % loss_every == 0 || last) {
-      const double value = double(host_floats(tape, loss)[0]);
-      if (!(value <= options.diverged_above)) {
-        result.diverged_at = step;
-        break;
-      }
-      losses.add(value);
-    }
-    if (losses.count() > 0) lately = losses.get();
-    if (last || (options.evaluate_every > 0 && (step + 1) % options.evaluate_every == 0)) {
-      val_loss = evaluate_language_model(model, tape, text.val, last ? 0 : options.evaluate_windows,
-                                         options.batch);
-      losses.clear();
-      result.curve.push_back({step + 1, lately, val_loss});
-    }
-    result.tokens += batch * context;
-    if (show) {
-      const double seconds = seconds_now() - start, done = double(step + 1);
-      show({step + 1, options.steps, lately, val_loss, double(result.tokens) / seconds,
-            seconds / done * double(options.steps - step - 1)});
-    }
-  }
-  result.seconds = seconds_now() - start;
-  result.arena_bytes = tape.arena().capacity();
-  return result;
+        random_windows(int64_t(text.train.size()), context, count, options.seed, uint64_t(part)));
+    return model.loss(tape, windows.tokens(tape), windows.labels(tape));
+  };
+  task.evaluate = [&](Tape& tape, bool last) {
+    const int64_t some = last ? 0 : options.evaluate_windows;
+    return Evaluation{.test_loss =
+                          evaluate_language_model(model, tape, text.val, some, int(count))};
+  };
+  return trainer.run(task, show);
 }
 
 int32_t choose_token(std::span<const float> logits, double temperature, int top_k, double u) {

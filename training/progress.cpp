@@ -23,16 +23,18 @@ void ProgressLine::operator()(const Progress& p) {
   if (terminal_ ? now < next_ && !last : tenth == last_tenth_) return;
   next_ = now + std::chrono::milliseconds(200);
   last_tenth_ = tenth;
-  char accuracy[32] = "";
-  if (p.test_accuracy >= 0) {
-    std::snprintf(accuracy, sizeof accuracy, "  accuracy %.1f %%", 100 * p.test_accuracy);
+  char unseen[48] = "";
+  if (p.last && p.last->test_accuracy >= 0) {
+    std::snprintf(unseen, sizeof unseen, "  accuracy %.1f %%", 100 * p.last->test_accuracy);
+  } else if (p.last) {
+    std::snprintf(unseen, sizeof unseen, "  validation %.3f", p.last->test_loss);
   }
   const long left = std::lround(p.seconds_left);
   char line[256];
-  const int n = std::snprintf(
-      line, sizeof line, "%s  step %lld/%lld  loss %.3f%s  %.0f images/s  %ld:%02ld left",
-      what_.c_str(), static_cast<long long>(p.step), static_cast<long long>(p.steps), p.loss,
-      accuracy, p.images_per_second, left / 60, left % 60);
+  const int n =
+      std::snprintf(line, sizeof line, "%s  step %lld/%lld  loss %.3f%s  %.0f %s/s  %ld:%02ld left",
+                    what_.c_str(), static_cast<long long>(p.step), static_cast<long long>(p.steps),
+                    p.loss, unseen, p.samples_per_second, p.samples, left / 60, left % 60);
   if (!terminal_) {
     std::fprintf(stderr, "%s\n", line);
     return;

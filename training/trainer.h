@@ -1,69 +1,102 @@
-// The training loop for image classifiers: batches in order, forward, backward, update, and the
-// test set every now and then.
+// The training loop: batch, forward, backward, update, and a look at unseen data every now and
+// then. What is trained, and on what, is a TrainTask; training/classifier.h and language.h have one
+// each.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/tape.h"
-#include "datasets/images.h"
+#include "datasets/augment.h"
 #include "training/adamw.h"
+#include "training/checkpoint.h"
+#include "training/ema.h"
 
 namespace dyt {
 
 struct TrainOptions {
-  int64_t steps = 1000;
-  int batch = 100;
+  int64_t steps = 1000;  // updates
+  int batch = 100;       // images, or windows of text, per update
+  int accumulate = 1;    // parts that a batch is computed in, one after the other, to save memory
   double lr = 1e-3, lr_floor = 1e-6;  // peak and end of a cosine
   int64_t warmup = 0;                 // steps of linear warm-up
   AdamWOptions adamw = {};
+  // Images
   float label_smoothing = 0;
-  bool augment = true;         // random crop and flip
-  uint64_t seed = 0;           // of the data order, the augmentation and stochastic depth
-  int64_t evaluate_every = 0;  // steps between looks at the test set; 0: only at the end
-  double diverged_above = 20;  // a training loss above this, or NaN, ends the run
-};
+  std::optional<Augment> augment = Augment{};  // none: images as they are
+  Mix mix = {};
+  bool strict = false;  // an image that can't be decoded is an Error, rather than left out
+  int workers = 0;      // threads that make batches; 0: one for every core but one
 
-// One look at the test set.
-struct Evaluation {
-  int64_t step = 0;          // updates done so far
-  double train_loss = 0;     // mean since the last look
-  double test_loss = 0;      // cross-entropy, nats, not smoothed
-  double test_accuracy = 0;  // 0 to 1
+  double ema_decay = 0;           // of an average of the weights (training/ema.h); 0: none
+  uint64_t seed = 0;              // of the data order, augmentation, dropout, stochastic depth
+  int64_t evaluate_every = 0;     // steps between looks at unseen data; 0: only at the end
+  int64_t evaluate_windows = 64;  // of a validation text, but all of it at the end; 0: all
+  double diverged_above = 20;     // a training loss above this, or NaN, ends the run
+  CheckpointOptions checkpoint = {};
+  // If set, called after every update with the number of updates so far. It may compute on the
+  // tape.
+  std::function<void(int64_t step, Tape& tape)> after_step = nullptr;
 };
 
 struct TrainResult {
-  std::vector<Evaluation> curve;  // the last one is the final result, unless the run diverged
-  int64_t diverged_at = -1;       // the step whose loss was NaN or too large; -1: none
-  double seconds = 0;
-  int64_t images = 0;      // that training saw
-  size_t arena_bytes = 0;  // held for activations and their gradients
+  std::vector<Evaluation> curve;     // the last one is the final result, unless the run diverged
+  int64_t diverged_at = -1;          // the step whose loss was NaN or too large; -1: none
+  double seconds = 0;                // of a resumed run with what went before
+  int64_t samples = 0;               // images or tokens that training saw
+  size_t arena_bytes = 0;            // held for activations and their gradients
+  double seconds_waited = 0;         // for batches, of `seconds`
+  std::vector<std::string> skipped;  // "FILE: why" of images that could not be decoded
   bool diverged() const { return diverged_at >= 0; }
   const Evaluation& last() const { return curve.back(); }
 };
 
 // Where a run is, for whoever shows it.
 struct Progress {
-  int64_t step, steps;
-  double loss;           // training, lately
-  double test_accuracy;  // of the last evaluation; negative: none yet
-  double images_per_second, seconds_left;
+  int64_t step = 0, steps = 0;
+  double loss = 0;                      // training, lately
+  std::optional<Evaluation> last = {};  // look at unseen data, if there was one
+  const char* samples = "images";       // or "tokens"
+  double samples_per_second = 0, seconds_left = 0;
+};
+using ShowProgress = std::function<void(const Progress&)>;
+
+struct TrainTask {
+  const char* samples = "images";
+  int64_t samples_per_step = 0;
+  // Mean loss over part `part` of the run's batches: part = accumulate * step + 0, 1, ... On a tape
+  // that has begun. Called in order.
+  std::function<Tensor(Tape& tape, int64_t part)> loss = nullptr;
+  // test_loss and test_accuracy with the weights as they are. `last`: at the end of the run.
+  std::function<Evaluation(Tape& tape, bool last)> evaluate = nullptr;
 };
 
-// images (B, H, W, C) f32, normalised, to logits (B, classes)
-using Forward = std::function<Tensor(Tape& tape, const Tensor& images)>;
+class Trainer {
+ public:
+  // Resumes if options.checkpoint says so. `parameters` are allocated: their device and number type
+  // are where and how it runs. Error if a number is not positive, the warm-up is longer than the
+  // run, or the checkpoint is of another run.
+  Trainer(Parameters& parameters, const TrainOptions& options);
 
-// Trains `parameters` (allocated: their device and number type are where and how it runs) and
-// returns the curve. `show`, if given, is called after every step. Error if a batch is larger than
-// the train split, or a number is not positive.
-TrainResult train_classifier(const Forward& forward, Parameters& parameters,
-                             const ImageSplits& data, const TrainOptions& options,
-                             const std::function<void(const Progress&)>& show = nullptr);
+  int64_t first_part() const { return state_.step * options_.accumulate; }
+  // Runs to the end. `show`, if given, is called after every step.
+  TrainResult run(const TrainTask& task, const ShowProgress& show = nullptr);
 
-// Mean loss and accuracy over a dataset, `batch` images at a time. The tape's training flag is off
-// meanwhile.
-Evaluation evaluate_classifier(const Forward& forward, Tape& tape, const ImageDataset& dataset,
-                               int batch);
+ private:
+  double train_step(const TrainTask& task, int64_t step, bool read_loss);
+  void look(const TrainTask& task, bool last);
+  void save(bool last);
+
+  Parameters& parameters_;
+  const TrainOptions options_;
+  Tape tape_;
+  AdamW optimizer_;
+  std::unique_ptr<WeightAverage> average_;
+  TrainingState state_;
+};
 
 }  // namespace dyt

@@ -46,7 +46,7 @@ struct Model {
   }
 };
 
-LanguageOptions twenty_steps() {
+TrainOptions twenty_steps() {
   return {.steps = 20,
           .batch = 8,
           .lr = 3e-3,
@@ -61,17 +61,17 @@ TEST(Language, LearnsAndItsArenaDoesNotGrow) {
   const TextDataset text = alphabet(2000, 300);
   for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
     for (NormKind norm : {NormKind::layernorm, NormKind::dyt}) {
-      LanguageOptions options = twenty_steps();
+      TrainOptions options = twenty_steps();
       Model model(tiny(norm, style), Device::cpu, DType::f32);
-      const LanguageResult few = train_language_model(model.gpt, model.parameters, text, options);
+      const TrainResult few = train_language_model(model.gpt, model.parameters, text, options);
       options.steps = 300;
       Model again(tiny(norm, style), Device::cpu, DType::f32);
-      const LanguageResult many = train_language_model(again.gpt, again.parameters, text, options);
+      const TrainResult many = train_language_model(again.gpt, again.parameters, text, options);
       EXPECT_EQ(few.curve.size(), 4u);
-      EXPECT_LT(many.last().val_loss, 0.35) << name_of(norm);  // log 8 is 2.08, the entropy 0.07
-      EXPECT_LT(many.last().val_loss, few.curve.front().val_loss);
+      EXPECT_LT(many.last().test_loss, 0.35) << name_of(norm);  // log 8 is 2.08, the entropy 0.07
+      EXPECT_LT(many.last().test_loss, few.curve.front().test_loss);
       EXPECT_EQ(few.arena_bytes, many.arena_bytes);
-      EXPECT_EQ(many.tokens, 300 * 8 * 12);
+      EXPECT_EQ(many.samples, 300 * 8 * 12);
     }
   }
 }
@@ -83,13 +83,13 @@ TEST(LanguageKernels, TwentyStepsMatchTheCpu) {
   for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
     Model cpu(tiny(NormKind::dyt, style), Device::cpu, DType::f32);
     Model gpu(tiny(NormKind::dyt, style), kernel_device, DType::f32);
-    LanguageOptions options = twenty_steps();
+    TrainOptions options = twenty_steps();
     options.evaluate_every = 10;
-    const LanguageResult a = train_language_model(cpu.gpt, cpu.parameters, text, options);
-    const LanguageResult b = train_language_model(gpu.gpt, gpu.parameters, text, options);
+    const TrainResult a = train_language_model(cpu.gpt, cpu.parameters, text, options);
+    const TrainResult b = train_language_model(gpu.gpt, gpu.parameters, text, options);
     ASSERT_EQ(a.curve.size(), b.curve.size());
     for (size_t i = 0; i < a.curve.size(); ++i) {
-      EXPECT_NEAR(a.curve[i].val_loss, b.curve[i].val_loss, 1e-4 * a.curve[i].val_loss);
+      EXPECT_NEAR(a.curve[i].test_loss, b.curve[i].test_loss, 1e-4 * a.curve[i].test_loss);
     }
   }
 }
@@ -101,10 +101,10 @@ TEST(Language, IsRepeatable) {
     GPTConfig config = tiny(NormKind::dyt);
     config.dropout = 0.1f;
     Model model(config, Device::cpu, DType::f32);
-    LanguageOptions options = twenty_steps();
+    TrainOptions options = twenty_steps();
     options.seed = seed;
     std::vector<double> v;
-    for (const LanguageEvaluation& e :
+    for (const Evaluation& e :
          train_language_model(model.gpt, model.parameters, text, options).curve) {
       v.push_back(e.train_loss);
     }
@@ -118,7 +118,7 @@ TEST(Language, ReportsDivergenceInsteadOfGoingOn) {
   Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
   const std::vector<double> nan(32, std::nan(""));
   model.parameters.set_values(model.parameters.find("transformer.ln_f.bias"), nan);
-  const LanguageResult result =
+  const TrainResult result =
       train_language_model(model.gpt, model.parameters, alphabet(500, 100), twenty_steps());
   EXPECT_TRUE(result.diverged());
   EXPECT_EQ(result.diverged_at, 0);
@@ -127,26 +127,26 @@ TEST(Language, ReportsDivergenceInsteadOfGoingOn) {
 
 TEST(Language, ShowsItsProgress) {
   Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
-  std::vector<LanguageProgress> seen;
+  std::vector<Progress> seen;
   train_language_model(model.gpt, model.parameters, alphabet(500, 100), twenty_steps(),
-                       [&](const LanguageProgress& p) { seen.push_back(p); });
+                       [&](const Progress& p) { seen.push_back(p); });
   ASSERT_EQ(seen.size(), 20u);
   EXPECT_EQ(seen[0].step, 1);
-  EXPECT_LT(seen[0].val_loss, 0);
+  EXPECT_FALSE(seen[0].last);
   EXPECT_NEAR(seen[0].loss, std::log(8), 0.1);
   EXPECT_EQ(seen[19].step, 20);
-  EXPECT_GT(seen[19].val_loss, 0);
+  EXPECT_GT(seen[19].last.value().test_loss, 0);
   EXPECT_EQ(seen[19].seconds_left, 0);
 }
 
 TEST(Language, RefusesImpossibleOptionsAndTexts) {
   Model model(tiny(NormKind::layernorm), Device::cpu, DType::f32);
-  const auto train = [&](const TextDataset& text, const LanguageOptions& options) {
+  const auto train = [&](const TextDataset& text, const TrainOptions& options) {
     return [&, text, options] { train_language_model(model.gpt, model.parameters, text, options); };
   };
   const TextDataset good = alphabet(500, 100);
   const auto changed = [](auto change) {
-    LanguageOptions options = twenty_steps();
+    TrainOptions options = twenty_steps();
     change(options);
     return options;
   };
@@ -216,7 +216,7 @@ TEST(GenerateKernels, WriteTheSameWithAndWithoutTheCache) {
 
 TEST(Generate, WritesWhatItHasLearned) {
   Model model(tiny(NormKind::dyt), Device::cpu, DType::f32);
-  LanguageOptions options = twenty_steps();
+  TrainOptions options = twenty_steps();
   options.steps = 300;
   train_language_model(model.gpt, model.parameters, alphabet(2000, 300), options);
   const std::vector<int32_t> prompt = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1};

@@ -1,5 +1,3 @@
-#include "training/trainer.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +6,7 @@
 #include "models/vit.h"
 #include "tests/op_check.h"
 #include "tests/thread_order.h"
+#include "training/classifier.h"
 
 namespace dyt::test {
 namespace {
@@ -61,7 +60,7 @@ TrainOptions twenty_steps() {
                        .lr = 2e-3,
                        .warmup = 4,
                        .label_smoothing = 0.1f,
-                       .augment = false,
+                       .augment = {},
                        .seed = 3,
                        .evaluate_every = 5};
   options.adamw.max_norm = 1;
@@ -114,7 +113,7 @@ TEST(Trainer, IsRepeatable) {
     Model model(NormKind::dyt, Device::cpu, DType::f32);
     TrainOptions options = twenty_steps();
     options.seed = seed;
-    options.augment = true;
+    options.augment = Augment{};
     std::vector<double> v;
     for (const Evaluation& e :
          train_classifier(model.forward(), model.parameters, data, options).curve) {

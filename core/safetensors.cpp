@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -286,6 +287,18 @@ std::vector<To> converted(const StoredTensor& tensor) {
   return values;
 }
 
+// IEEE half precision: a sign, 5 bits of exponent, 10 of fraction.
+struct Half {
+  uint16_t bits;
+  operator float() const {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
+                       : exponent == 0 ? std::ldexp(float(fraction), -24)
+                                       : std::ldexp(float(1024 + fraction), exponent - 25);
+    return bits >> 15 ? -size : size;
+  }
+};
+
 template <class To>
 std::vector<To> reals(const TensorFile& file, const std::string& name) {
   const StoredTensor& tensor = file.at(name);
@@ -296,9 +309,11 @@ std::vector<To> reals(const TensorFile& file, const std::string& name) {
       return converted<double, To>(tensor);
     case StoredType::BF16:
       return converted<bf16, To>(tensor);
+    case StoredType::F16:
+      return converted<Half, To>(tensor);
     default:
       fail(file.source, ": tensor ", quoted(name), " is ", name_of(tensor.type),
-           "; F32, F64 or BF16 is needed here");
+           "; F64, F32, F16 or BF16 is needed here");
   }
 }
 

@@ -74,8 +74,8 @@ struct TensorFile {
   // Throws Error naming a few tensors that are there if this one is not.
   const StoredTensor& at(const std::string& name) const;
 
-  // The tensor's numbers, converted. floats and doubles take F32, F64 and BF16 tensors; integers
-  // takes BOOL and every integer type. Any other type throws Error.
+  // The tensor's numbers, converted. floats and doubles take F64, F32, F16 and BF16; integers takes
+  // BOOL and every integer type. Any other type throws Error.
   std::vector<float> floats(const std::string& name) const;
   std::vector<double> doubles(const std::string& name) const;
   std::vector<int64_t> integers(const std::string& name) const;

@@ -24,9 +24,6 @@ constexpr Name names[] = {{NormKind::layernorm, "layernorm"},
 bool over_batch_or_group(NormKind kind) {
   return kind == NormKind::batchnorm || kind == NormKind::groupnorm;
 }
-bool has_statistics(NormKind kind) {
-  return kind == NormKind::layernorm || kind == NormKind::rmsnorm || over_batch_or_group(kind);
-}
 
 Squash squash_of(NormKind kind) {
   switch (kind) {
@@ -46,6 +43,12 @@ Squash squash_of(NormKind kind) {
 }
 
 }  // namespace
+
+bool has_statistics(NormKind kind) {
+  return kind == NormKind::layernorm || kind == NormKind::rmsnorm || over_batch_or_group(kind);
+}
+
+bool has_alpha(NormKind kind) { return !has_statistics(kind) && kind != NormKind::none; }
 
 const char* name_of(NormKind kind) {
   for (const Name& n : names) {

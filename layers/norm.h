@@ -33,6 +33,9 @@ struct NormSpec {
   bool frozen = false;      // batchnorm: training, too, takes the running statistics as they are
 };
 
+bool has_statistics(NormKind kind);  // it looks at more than one number at a time
+bool has_alpha(NormKind kind);       // Dynamic Tanh's family
+
 const char* name_of(NormKind kind);
 NormKind parse_norm(const std::string& name);  // Error listing the names there are
 const std::vector<std::string>& norm_names();  // what parse_norm accepts

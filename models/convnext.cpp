@@ -100,7 +100,9 @@ struct Preset {
 
 const std::vector<Preset>& presets() {
   const auto sizes = [](int width, std::array<int, 4> depths) {
-    return ConvNeXtConfig{.depths = depths, .widths = {width, 2 * width, 4 * width, 8 * width}};
+    return ConvNeXtConfig{.depths = depths,
+                          .widths = {width, 2 * width, 4 * width, 8 * width},
+                          .conv_mlp = width < 96};  // up to Nano
   };
   static const std::vector<Preset> all = {
       {"convnext_atto_cifar",
@@ -108,7 +110,8 @@ const std::vector<Preset>& presets() {
         .patch_size = 2,
         .classes = 10,
         .depths = {2, 2, 6, 2},
-        .widths = {40, 80, 160, 320}}},
+        .widths = {40, 80, 160, 320},
+        .conv_mlp = true}},
       {"convnext_atto", sizes(40, {2, 2, 6, 2})},
       {"convnext_femto", sizes(48, {2, 2, 6, 2})},
       {"convnext_pico", sizes(64, {2, 2, 6, 2})},

@@ -1,8 +1,8 @@
 // ConvNeXt, "A ConvNet for the 2020s" (arXiv 2201.03545), with timm's parameter names.
 //
 // timm builds its Atto to Nano with 1 x 1 convolutions in the blocks (conv_mlp=True), whose weights
-// are ours with two dimensions of 1 behind them, (4 C, C, 1, 1); with conv_mlp=False the shapes are
-// these.
+// are ours with two dimensions of 1 behind them, (4 C, C, 1, 1). Files have them so:
+// models/weights.
 #pragma once
 #include <array>
 #include <string>
@@ -22,6 +22,7 @@ struct ConvNeXtConfig {
   // Whether the first stage, too, starts by halving the image. timm does so behind a stem of 2, so
   // that a network's stages work at 1/4, 1/8, 1/16 and 1/32 of the image with either stem.
   bool first_halves = patch_size == 2;
+  bool conv_mlp = false;      // timm's: see above
   float layer_scale = 1e-6f;  // where gamma starts; 0: no layer scale
   float drop_path = 0;  // stochastic depth of the last block; falls linearly to 0 at the first
   NormSpec norm = {};

@@ -1,20 +1,10 @@
 #include "models/gpt.h"
 
 #include <cmath>
-#include <set>
 #include <tuple>
 
 namespace dyt {
 namespace {
-
-bool is_squashing(NormKind kind) {
-  const NormKind family[] = {NormKind::dyt,     NormKind::derf, NormKind::hardtanh,
-                             NormKind::sigmoid, NormKind::isru, NormKind::identity};
-  for (NormKind k : family) {
-    if (kind == k) return true;
-  }
-  return false;
-}
 
 std::string layer_name(const GPTConfig& c, int i) {
   return (c.style == GPTStyle::gpt2 ? "transformer.h." : "model.layers.") + std::to_string(i) + ".";
@@ -28,7 +18,7 @@ int GPTConfig::hidden_width() const {
 }
 
 bool GPTConfig::scales_embedding() const {
-  return embedding_scale.value_or(style == GPTStyle::llama && is_squashing(norm.kind));
+  return embedding_scale.value_or(style == GPTStyle::llama && has_alpha(norm.kind));
 }
 
 std::pair<float, float> tuned_alpha0(int width) {
@@ -277,126 +267,6 @@ GPTConfig gpt_preset(const std::string& name) {
     known += std::string(known.empty() ? "" : ", ") + p.name;
   }
   fail("unknown language model '", name, "'; choose one of ", known);
-}
-
-// --- Hugging Face's files ------------------------------------------------------------------------
-
-std::vector<StoredPart> stored_parts(const GPTConfig& c, const Parameter& p) {
-  const int64_t all = p.shape[0];
-  const auto replaced = [&](const std::string& ours, const std::string& theirs) {
-    std::string name = p.name;
-    return name.replace(name.find(ours), ours.size(), theirs);
-  };
-  if (p.name.ends_with("qkv_proj.weight")) {
-    const int64_t q = c.width, kv = (all - q) / 2;
-    return {{replaced("qkv_proj", "q_proj"), 0, q},
-            {replaced("qkv_proj", "k_proj"), q, kv},
-            {replaced("qkv_proj", "v_proj"), q + kv, kv}};
-  }
-  if (p.name.ends_with("gate_up_proj.weight")) {
-    return {{replaced("gate_up_proj", "gate_proj"), 0, all / 2},
-            {replaced("gate_up_proj", "up_proj"), all / 2, all / 2}};
-  }
-  const bool conv1d =
-      c.style == GPTStyle::gpt2 && p.shape.rank() == 2 && p.name.find(".h.") != std::string::npos;
-  return {{p.name, 0, all, conv1d}};
-}
-
-namespace {
-
-// (rows, columns) to (columns, rows)
-std::vector<double> transpose(const std::vector<double>& x, int64_t rows, int64_t columns) {
-  std::vector<double> y(x.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) y[size_t(c * rows + r)] = x[size_t(r * columns + c)];
-  }
-  return y;
-}
-
-// The shape of a part in the file.
-std::vector<int64_t> stored_shape(const Parameter& p, const StoredPart& part) {
-  if (p.shape.rank() == 1) return {part.rows};
-  if (part.transposed) return {p.shape[1], part.rows};
-  return {part.rows, p.shape[1]};
-}
-
-void add_rounded(TensorFile& file, const std::string& name, const std::vector<int64_t>& shape,
-                 const std::vector<double>& values, DType dtype) {
-  if (dtype == DType::f64) return file.add(name, shape, values);
-  file.add(name, shape, std::vector<float>(values.begin(), values.end()));
-}
-
-// Tensors that Hugging Face's files may have and a model doesn't need: masks, frequencies, and the
-// head if it is the embedding.
-bool is_superfluous(const GPTConfig& c, const std::string& name) {
-  return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
-         name.ends_with("rotary_emb.inv_freq") || (c.tied && name == "lm_head.weight");
-}
-
-std::string first_few(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size() && i < 3; ++i) text += (i ? ", " : "") + names[i];
-  return names.size() > 3 ? text + " and " + std::to_string(names.size() - 3) + " more" : text;
-}
-
-}  // namespace
-
-void write_hugging_face(const GPT& model, const Parameters& parameters, TensorFile& file,
-                        bool gradients) {
-  for (const Parameter& p : parameters.all()) {
-    const std::vector<double> values = gradients ? parameters.gradient(p) : parameters.values(p);
-    const int64_t columns = p.size() / p.shape[0];
-    for (const StoredPart& part : stored_parts(model.config(), p)) {
-      const auto first = values.begin() + part.first_row * columns;
-      std::vector<double> rows(first, first + part.rows * columns);
-      if (part.transposed) rows = transpose(rows, part.rows, columns);
-      add_rounded(file, (gradients ? "grad." : "") + part.name, stored_shape(p, part), rows,
-                  accumulator_of(parameters.dtype()));
-    }
-  }
-}
-
-void read_hugging_face(const GPT& model, Parameters& parameters, const TensorFile& file) {
-  const std::string prefix = "transformer.";
-  const auto name_in_file = [&](const StoredPart& part) {
-    if (file.contains(part.name) || !part.name.starts_with(prefix)) return part.name;
-    return part.name.substr(prefix.size());
-  };
-  std::vector<std::string> missing, wrong, unknown;
-  std::set<std::string> used;
-  for (const Parameter& p : parameters.all()) {
-    for (const StoredPart& part : stored_parts(model.config(), p)) {
-      const std::string name = name_in_file(part);
-      used.insert(name);
-      if (!file.contains(name)) {
-        missing.push_back(part.name);
-        continue;
-      }
-      const std::vector<int64_t>&shape = file.at(name).shape, expected = stored_shape(p, part);
-      if (shape != expected) {
-        wrong.push_back(name + " is " + shape_text(shape) + " instead of " + shape_text(expected));
-      }
-    }
-  }
-  for (const auto& [name, tensor] : file.tensors) {
-    if (!used.count(name) && !is_superfluous(model.config(), name)) unknown.push_back(name);
-  }
-  require(missing.empty(), file.source, " lacks ", first_few(missing));
-  require(wrong.empty(), file.source, ": ", first_few(wrong));
-  require(unknown.empty(), file.source,
-          " has tensors that this model does not: ", first_few(unknown));
-
-  for (const Parameter& p : parameters.all()) {
-    std::vector<double> values;
-    for (const StoredPart& part : stored_parts(model.config(), p)) {
-      const std::string name = name_in_file(part);
-      std::vector<double> rows = file.doubles(name);
-      for (double v : rows) require(std::isfinite(v), file.source, ": ", name, " has a value ", v);
-      if (part.transposed) rows = transpose(rows, p.size() / p.shape[0], part.rows);
-      values.insert(values.end(), rows.begin(), rows.end());
-    }
-    parameters.set_values(p, values);
-  }
 }
 
 }  // namespace dyt

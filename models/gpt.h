@@ -16,7 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/safetensors.h"
 #include "layers/norm.h"
 
 namespace dyt {
@@ -105,29 +104,5 @@ class GPT {
   std::vector<Block> blocks_;
   Norm norm_;
 };
-
-// --- Hugging Face's files ------------------------------------------------------------------------
-// Names are theirs (GPT2LMHeadModel: transformer.wte.weight ...; LlamaForCausalLM:
-// model.layers.0.self_attn.o_proj.weight ...), with two differences in how matrices lie:
-//   - every matrix of ours is (out, in); GPT-2's c_attn, c_fc and c_proj (a Conv1D there) are (in,
-//     out) in the file;
-//   - queries, keys and values come from one product here, self_attn.qkv_proj.weight, and so do
-//     gates and values, mlp.gate_up_proj.weight; in the file they are q_proj, k_proj, v_proj,
-//     gate_proj and up_proj, which are the rows of ours, one after the other.
-// What Hugging Face has no name for: ln_1.alpha (and so on) of DyT, and model.embed_scale.
-struct StoredPart {
-  std::string name;             // in the file
-  int64_t first_row = 0, rows;  // of the parameter
-  bool transposed = false;
-};
-std::vector<StoredPart> stored_parts(const GPTConfig& config, const Parameter& parameter);
-
-// The parameters, or their gradients under grad.NAME, as Hugging Face keeps them, in f32 (f64 in
-// f64 runs).
-void write_hugging_face(const GPT& model, const Parameters& parameters, TensorFile& file,
-                        bool gradients = false);
-// Sets every parameter from a file of Hugging Face's (with or without `transformer.` before GPT-2's
-// names). Error, naming the first few, for tensors that are missing, unknown or of another shape.
-void read_hugging_face(const GPT& model, Parameters& parameters, const TensorFile& file);
 
 }  // namespace dyt

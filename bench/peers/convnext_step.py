@@ -1,7 +1,7 @@
 """ConvNeXt-Atto for CIFAR in PyTorch eager: depths 2 2 6 2, widths 40 80 160 320.
 
-The CIFAR stem is a 2 x 2 convolution of stride 2 and a norm (timm: patch_size=2), so the stages
-work at 16, 8, 4 and 2 pixels. Batch 64, f32, AdamW, 10 classes. The two pointwise layers of a block
+The CIFAR stem is a 2 x 2 convolution of stride 2 and a norm (timm: patch_size=2). Behind it every
+stage starts by halving the image, so the stages work at 8, 4, 2 and 1 pixels. Batch 64, f32, AdamW, 10 classes. The two pointwise layers of a block
 can be 1 x 1 convolutions (timm's choice for Atto) or linear layers on NHWC; both are tried, in both
 layouts.
 """

@@ -1,6 +1,6 @@
 """ResNet-20 for CIFAR in PyTorch eager: 3 stages of 3 basic blocks, 16, 32 and 64 wide, BatchNorm.
 
-Batch 128, f32, SGD with momentum, 10 classes. Where the shape changes the shortcut is a 1 x 1
+Batch 128, f32, AdamW (the optimizer that dyt has), 10 classes. Where the shape changes the shortcut is a 1 x 1
 convolution and a norm. Both memory layouts are tried.
 """
 
@@ -53,5 +53,5 @@ VARIANTS = {
 }
 
 if __name__ == "__main__":
-    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    step.main("resnet20", VARIANTS, sgd, F.cross_entropy, BATCH)
+    adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
+    step.main("resnet20", VARIANTS, adamw, F.cross_entropy, BATCH)

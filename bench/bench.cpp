@@ -4,13 +4,11 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "core/clock.h"
 #include "core/philox.h"
-#include "models/gpt.h"
-#include "models/registry.h"
+#include "models/model.h"
 #include "training/adamw.h"
 
 namespace dyt {
@@ -41,11 +39,8 @@ std::vector<int32_t> random_indices(RandomSequence& random, int64_t n, int64_t b
   return values;
 }
 
-Workload text_workload(const std::string& preset, int64_t B, const std::optional<NormSpec>& norm,
-                       Parameters& parameters) {
-  GPTConfig config = gpt_preset(preset);
-  if (norm) config.norm = *norm;
-  const auto model = std::make_shared<const GPT>(config, parameters);
+Workload text_workload(const std::shared_ptr<const Model>& model, int64_t B) {
+  const GPTConfig& config = model->language()->config();
   RandomSequence random(1, 1);
   const int64_t T = config.context;
   const auto tokens = random_indices(random, B * T, config.vocabulary);
@@ -61,19 +56,16 @@ Workload text_workload(const std::string& preset, int64_t B, const std::optional
           .adamw = {.beta2 = 0.95f, .weight_decay = 0.1f}};
 }
 
-Workload image_workload(const std::string& preset, int64_t B, const std::optional<NormSpec>& norm,
-                        Parameters& parameters) {
-  const ImageModel model = build_image_model(preset, {.norm = norm}, parameters);
+Workload image_workload(const std::shared_ptr<const Model>& model, int64_t B) {
   RandomSequence random(1, 1);
-  const int64_t S = model.image_size, C = model.channels;
+  const int64_t S = model->image_size(), C = model->channels();
   std::vector<float> images(size_t(B * S * S * C));
   for (float& v : images) v = random.uniform(-1, 1);
-  const auto labels = random_indices(random, B, model.classes);
+  const auto labels = random_indices(random, B, model->classes());
   return {.loss =
               [=](Tape& tape) {
                 const Tensor x = tape.upload({B, S, S, C}, DType::f32, images.data());
-                const Tensor logits = model.forward(tape, x);
-                return cross_entropy(tape, logits, tape.upload({B}, DType::i32, labels.data()));
+                return model->loss(tape, x, tape.upload({B}, DType::i32, labels.data()));
               },
           .batch = B,
           .items = B,
@@ -82,20 +74,17 @@ Workload image_workload(const std::string& preset, int64_t B, const std::optiona
 }
 
 Workload workload_of(const BenchOptions& options, Parameters& parameters) {
-  std::string preset = options.model;
+  ModelSpec spec{.preset = options.model};
   int batch = options.batch;
   for (const Compared& c : compared) {
     if (options.model != c.name) continue;
-    preset = c.preset;
+    spec.preset = c.preset;
     if (!batch) batch = c.batch;
   }
-  std::optional<NormSpec> norm;
-  if (!options.norm.empty()) norm = NormSpec{.kind = parse_norm(options.norm)};
-  const auto& texts = gpt_presets();
-  if (std::find(texts.begin(), texts.end(), preset) != texts.end()) {
-    return text_workload(preset, batch ? batch : 32, norm, parameters);
-  }
-  return image_workload(preset, batch ? batch : 64, norm, parameters);
+  if (!options.norm.empty()) spec.norm = parse_norm(options.norm);
+  const auto model = std::make_shared<const Model>(spec, parameters);
+  if (model->language()) return text_workload(model, batch ? batch : 32);
+  return image_workload(model, batch ? batch : 64);
 }
 
 void print_json(const BenchOptions& options, const Workload& work, const Parameters& parameters,

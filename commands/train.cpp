@@ -1,142 +1,314 @@
+#include <cmath>
 #include <cstdio>
-#include <fstream>
+#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "commands/commands.h"
-#include "experiments/classifier_study.h"
-#include "models/vit.h"
+#include "commands/metrics.h"
+#include "commands/model_options.h"
+#include "experiments/report.h"
+#include "models/weights.h"
+#include "training/classifier.h"
+#include "training/language.h"
 #include "training/progress.h"
+#include "training/recipe.h"
 
 namespace dyt {
 namespace {
 
+// What the command line said; what it didn't comes from the recipe, or suits the model.
 struct TrainCommand {
-  std::string model = "vit_micro", device = "auto", data = "synthetic", norm = "layernorm";
-  std::string placement = "pre", out;
-  int epochs = 5, batch = 100, seed = 1;
-  double lr = 1e-3, weight_decay = 0.05, warmup_epochs = 0.5, label_smoothing = 0, clip = 1;
-  double alpha0 = 0.5, drop_path = 0;
-  int width = 0, depth = 0, heads = 0, patch = 0;  // 0: the preset's
-  int train_images = 0, test_images = 0;           // 0: all
+  ModelSpec model;
+  std::string device = "auto", data, recipe, out, init;
+  CheckpointOptions checkpoint;
+  std::optional<int64_t> steps;
+  std::optional<int> batch, accumulate;
+  std::optional<double> epochs, warmup_epochs, lr, weight_decay, beta2, clip, label_smoothing, ema;
+  int64_t seed = 1, train_images = 0, test_images = 0, evaluate_every = 0;
+  int workers = 0;
+  bool strict = false, plot = false;
 };
 
-ViTConfig configure(const TrainCommand& command, const ImageDataset& data) {
-  ViTConfig config = vit_preset(command.model == "vit" ? "vit_micro" : command.model);
-  if (command.width) config.width = command.width;
-  if (command.depth) config.depth = command.depth;
-  if (command.heads) config.heads = command.heads;
-  if (command.patch) config.patch_size = command.patch;
-  config.drop_path = float(command.drop_path);
-  config.image_size = data.height;
-  config.classes = data.classes();
-  config.norm = {.kind = parse_norm(command.norm),
-                 .placement = parse_placement(command.placement),
-                 .alpha0 = float(command.alpha0)};
-  return config;
+// What the command line can change in any training.
+void apply(const TrainCommand& c, TrainOptions& o) {
+  if (c.batch) o.batch = *c.batch;
+  if (c.accumulate) o.accumulate = *c.accumulate;
+  if (c.lr) o.lr_floor *= *c.lr / o.lr, o.lr = *c.lr;
+  if (c.weight_decay) o.adamw.weight_decay = float(*c.weight_decay);
+  if (c.beta2) o.adamw.beta2 = float(*c.beta2);
+  if (c.clip) o.adamw.max_norm = float(*c.clip);
+  if (c.label_smoothing) o.label_smoothing = float(*c.label_smoothing);
+  if (c.ema) o.ema_decay = *c.ema;
+  o.seed = uint64_t(c.seed);
+  o.strict = c.strict;
+  o.workers = c.workers;
 }
 
-void train(const TrainCommand& command) {
-  if (command.model != "vit") vit_preset(command.model);  // an unknown name before any work
-  const Device device = parse_device(command.device);
-  const ImageSplits data =
-      load_images(command.data, size_t(command.train_images), size_t(command.test_images));
-  require(data.train.height == data.train.width, "images are ", data.train.height, " x ",
-          data.train.width, "; a ViT here takes square ones");
-  require(size_t(command.batch) <= data.train.size(), "a batch of ", command.batch,
-          " is more than the ", data.train.size(), " images of the train split");
-  Parameters parameters;
-  const ViT model(configure(command, data.train), parameters);
-  parameters.allocate(device, default_dtype(device), uint64_t(command.seed));
+// Steps and warm-up, given how many batches make an epoch.
+void set_length(const TrainCommand& c, double epochs, double warmup_epochs, int64_t batches,
+                TrainOptions& o) {
+  o.steps = c.steps ? *c.steps : std::max<int64_t>(1, std::llround(epochs * double(batches)));
+  o.warmup = std::min(std::llround(warmup_epochs * double(batches)), (long long)(o.steps - 1));
+  o.evaluate_every = c.evaluate_every > 0 ? c.evaluate_every : std::min(batches, o.steps);
+}
 
-  if (!command.out.empty()) prepare_output(command.out);
-
-  const int64_t batches = int64_t(data.train.size()) / command.batch;
-  TrainOptions options{.steps = batches * command.epochs,
-                       .batch = command.batch,
-                       .lr = command.lr,
-                       .lr_floor = command.lr / 100,
-                       .warmup = int64_t(command.warmup_epochs * double(batches)),
-                       .label_smoothing = float(command.label_smoothing),
-                       .seed = uint64_t(command.seed),
-                       .evaluate_every = batches};
-  options.adamw.weight_decay = float(command.weight_decay);
-  options.adamw.max_norm = float(command.clip);
-  std::printf("%s, %s, %lld parameters, %s: %zu train and %zu test images, on %s\n",
-              command.model.c_str(), command.norm.c_str(),
-              static_cast<long long>(parameters.count()), data.train.name.c_str(),
-              data.train.size(), data.test.size(), name_of(device));
-  const Forward forward = [&](Tape& tape, const Tensor& images) {
-    return model.forward(tape, images);
+void describe_run(const TrainCommand& c, const std::string& data, const Parameters& parameters,
+                  TrainOptions& o) {
+  const auto text = [](auto v) {
+    std::ostringstream s;
+    s.precision(17);
+    s << v;
+    return s.str();
   };
-  TrainResult result;
-  {
-    ProgressLine line("train");
-    result = train_classifier(forward, parameters, data, options, std::ref(line));
+  o.checkpoint = c.checkpoint;
+  o.checkpoint.run = {{"data", data},
+                      {"recipe", c.recipe},
+                      {"steps", text(o.steps)},
+                      {"batch", text(o.batch)},
+                      {"accumulate", text(o.accumulate)},
+                      {"lr", text(o.lr)},
+                      {"lr floor", text(o.lr_floor)},
+                      {"warm-up", text(o.warmup)},
+                      {"weight decay", text(o.adamw.weight_decay)},
+                      {"beta2", text(o.adamw.beta2)},
+                      {"clip", text(o.adamw.max_norm)},
+                      {"label smoothing", text(o.label_smoothing)},
+                      {"ema", text(o.ema_decay)},
+                      {"seed", text(o.seed)},
+                      {"evaluate every", text(o.evaluate_every)},
+                      {"number type", name_of(parameters.dtype())}};
+}
+
+// Where everything that was trained comes together: what both kinds of model share.
+class Run {
+ public:
+  Run(const TrainCommand& command, const ModelSpec& spec)
+      : command_(command), device_(parse_device(command.device)), model_(spec, parameters_) {
+    parameters_.allocate(device_, device_ == Device::cuda ? DType::bf16 : DType::f32,
+                         uint64_t(command.seed));
+    if (!command.init.empty()) read_weights(model_, parameters_, read_safetensors(command.init));
+    if (!command.out.empty()) prepare_output(command.out);
+    require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");
   }
-  const auto folder = std::filesystem::path(command.out);
-  std::ofstream log;
-  if (!command.out.empty()) log.open(folder / "metrics.jsonl");
-  std::printf("%8s %12s %12s %14s\n", "step", "train loss", "test loss", "test accuracy");
-  for (const Evaluation& e : result.curve) {
-    std::printf("%8lld %12.4f %12.4f %12.2f %%\n", static_cast<long long>(e.step), e.train_loss,
-                e.test_loss, 100 * e.test_accuracy);
-    if (log) {
-      log << "{\"step\": " << e.step << ", \"train_loss\": " << e.train_loss
-          << ", \"test_loss\": " << e.test_loss << ", \"test_accuracy\": " << e.test_accuracy
-          << "}\n";
+
+  // `train(options, show)` does it; `data` says on what, `metadata` what else the model needs.
+  template <class Train>
+  void operator()(TrainOptions options, const std::string& data, const std::string& size,
+                  const std::map<std::string, std::string>& metadata, Train&& train) {
+    describe_run(command_, data + ", " + size, parameters_, options);
+    CheckpointOptions& checkpoint = options.checkpoint;
+    checkpoint.model = to_json(model_.spec());
+    checkpoint.metadata = metadata;
+    checkpoint.write_weights = [this](TensorFile& file, const std::string& prefix) {
+      write_weights(model_, parameters_, file, prefix);
+    };
+    checkpoint.read_weights = [this](const TensorFile& file) {
+      read_weights(model_, parameters_, file);
+    };
+    const std::string title =
+        model_.spec().preset + ", " + name_of(model_.norm().kind) + ": " + data;
+    std::printf("%s, %s, %lld parameters, %s: %s, on %s\n", model_.spec().preset.c_str(),
+                name_of(model_.norm().kind), static_cast<long long>(parameters_.count()),
+                data.c_str(), size.c_str(), name_of(device_));
+    std::fflush(stdout);
+    TrainResult result;
+    {
+      ProgressLine line("train");
+      std::optional<MetricsLog> log;
+      if (!command_.out.empty()) log.emplace(command_.out + "/metrics.jsonl");
+      result = train(options, [&](const Progress& progress) {
+        if (log) (*log)(progress.curve);
+        line(progress);
+      });
+      if (log) (*log)(result.curve);
+    }
+    report(result, options, title);
+  }
+
+  Parameters& parameters() { return parameters_; }
+  const Model& model() const { return model_; }
+
+ private:
+  void report(const TrainResult& result, const TrainOptions& options, const std::string& title) {
+    const bool images = !result.curve.empty() && result.last().test_accuracy >= 0;
+    const bool averages = options.ema_decay > 0;
+    std::printf("%8s %12s %12s %s%s\n", "step", "train loss", "test loss",
+                images ? " test accuracy" : "", averages ? "  with averaged weights" : "");
+    for (const Evaluation& e : result.curve) {
+      std::printf("%8lld %12.4f %12.4f", static_cast<long long>(e.step), e.train_loss, e.test_loss);
+      if (images) std::printf(" %12.2f %%", 100 * e.test_accuracy);
+      if (averages) std::printf(" %12.4f", e.average_loss);
+      if (averages && images) std::printf(" %8.2f %%", 100 * e.average_accuracy);
+      std::printf("\n");
+    }
+    if (result.diverged()) {
+      std::printf("diverged at step %lld: the loss was not finite or above %g\n",
+                  static_cast<long long>(result.diverged_at), options.diverged_above);
+    }
+    std::printf("%.1f s, %.0f %s/s with evaluation, %.1f MiB of activations and gradients",
+                result.seconds, double(result.samples) / result.seconds,
+                model_.language() ? "tokens" : "images", double(result.arena_bytes) / (1 << 20));
+    if (result.seconds_waited > 0)
+      std::printf(", %.2f s waiting for batches", result.seconds_waited);
+    std::printf("\n");
+    if (!result.skipped.empty()) std::printf("%s\n", describe_skipped(result.skipped).c_str());
+    if (!options.checkpoint.save.empty() && !result.diverged()) {
+      std::printf("Saved: %s\n", options.checkpoint.save.c_str());
+    }
+    if (!command_.plot) return;
+    for (const auto& path : write_curves(result.curve, title, command_.out)) {
+      std::printf("Written: %s\n", path.c_str());
     }
   }
-  if (result.diverged()) {
-    std::printf("diverged at step %lld: the loss was not finite or above %g\n",
-                static_cast<long long>(result.diverged_at), options.diverged_above);
+
+  const TrainCommand& command_;
+  Device device_;
+  Parameters parameters_;
+  Model model_;
+};
+
+// What suits an image model without a recipe's saying so; found with LayerNorm and BatchNorm.
+TrainOptions image_defaults(const std::string& preset) {
+  TrainOptions o{.batch = 100, .lr = 1e-3, .lr_floor = 1e-5};
+  if (preset.starts_with("resnet") || preset.starts_with("vgg")) o.lr = 2e-3, o.lr_floor = 2e-5;
+  o.adamw = {.weight_decay = 0.05f, .max_norm = 1};
+  return o;
+}
+
+void train_on_images(TrainCommand& c) {
+  if (c.data.empty()) c.data = "synthetic";
+  const ImageSources data =
+      open_images(c.data, {.size = c.model.image_size.value_or(0), .strict = c.strict},
+                  size_t(c.train_images), size_t(c.test_images));
+  require(data.train->height == data.train->width, "images are ", data.train->height, " x ",
+          data.train->width, "; the models here take square ones");
+  const bool digits = c.data.starts_with("mnist:") || c.data.starts_with("fashion:");
+  if (c.recipe.empty()) c.recipe = digits ? "plain" : "cifar";
+  const Recipe recipe = parse_recipe(c.recipe, data.train->height);
+
+  TrainOptions o = image_defaults(resolve_preset(c.model.preset));
+  o.augment = recipe.augment;
+  o.mix = recipe.mix;
+  o.label_smoothing = recipe.label_smoothing;
+  o.ema_decay = recipe.ema_decay;
+  o.adamw.weight_decay = recipe.weight_decay;
+  o.adamw.beta2 = recipe.beta2;
+  if (c.batch) o.batch = *c.batch;
+  if (recipe.lr > 0) o.lr = recipe.lr * o.batch / recipe.lr_batch, o.lr_floor = recipe.lr_floor;
+  apply(c, o);
+  require(size_t(o.batch) <= data.train->size(), "a batch of ", o.batch, " is more than the ",
+          data.train->size(), " images of the train split");
+  set_length(c, c.epochs.value_or(recipe.epochs ? recipe.epochs : 5),
+             c.warmup_epochs.value_or(recipe.epochs ? recipe.warmup_epochs : 0.5),
+             int64_t(data.train->size()) / o.batch, o);
+
+  ModelSpec spec = c.model;
+  spec.image_size = data.train->height;
+  spec.channels = data.train->channels;
+  spec.classes = data.train->classes();
+  const bool can_drop = !resolve_preset(spec.preset).starts_with("vgg");
+  if (!spec.drop_path && recipe.drop_path > 0 && can_drop) spec.drop_path = recipe.drop_path;
+  Run run(c, spec);
+  std::printf("recipe %s: %s\n", recipe.name.c_str(), describe(recipe).c_str());
+  const nlohmann::json classes = {
+      {"classes", data.train->class_names}, {"mean", data.train->mean}, {"std", data.train->std}};
+  run(o, data.train->name,
+      std::to_string(data.train->size()) + " train and " + std::to_string(data.test->size()) +
+          " test images",
+      {{"dyt.data", classes.dump()}}, [&](const TrainOptions& options, const ShowProgress& show) {
+        const Forward forward = [&](Tape& tape, const Tensor& images) {
+          return run.model().forward(tape, images);
+        };
+        return train_classifier(forward, run.parameters(), data, options, show);
+      });
+}
+
+void train_on_text(TrainCommand& c) {
+  if (c.data.empty()) c.data = "grammar";
+  require(c.recipe.empty(), "recipes are for images; ", c.model.preset, " reads text");
+  const TextDataset text = load_text(c.data, c.model.vocabulary.value_or(0));
+  ModelSpec spec = c.model;
+  if (!spec.vocabulary && text.bytes) spec.vocabulary = text.vocabulary;
+  Run run(c, spec);
+  const GPT& model = *run.model().language();
+  TrainOptions o = language_defaults();
+  const int64_t default_steps = o.steps, default_warmup = o.warmup;
+  apply(c, o);
+  const int64_t batches =
+      std::max<int64_t>(1, int64_t(text.train.size()) / (o.batch * model.config().context));
+  const double epochs = c.epochs.value_or(double(default_steps) / double(batches));
+  set_length(c, epochs, c.warmup_epochs.value_or(double(default_warmup) / double(batches)), batches,
+             o);
+  if (c.evaluate_every == 0) o.evaluate_every = std::max<int64_t>(1, o.steps / 10);
+  if (!std::isnan(text.entropy_rate)) {
+    std::printf("entropy of the text: %.4f nats per byte; no model's loss can be lower\n",
+                text.entropy_rate);
   }
-  std::printf("%.1f s, %.0f images/s with evaluation, %.1f MiB of activations and gradients\n",
-              result.seconds, double(result.samples) / result.seconds,
-              double(result.arena_bytes) / (1 << 20));
+  run(o, text.name,
+      std::to_string(text.train.size()) + " train and " + std::to_string(text.val.size()) +
+          " validation tokens",
+      {{"dyt.data", text.bytes ? R"({"tokens": "bytes"})" : R"({"tokens": "words"})"}},
+      [&](const TrainOptions& options, const ShowProgress& show) {
+        return train_language_model(model, run.parameters(), text, options, show);
+      });
+}
+
+void train(TrainCommand& command) {
+  if (reads_text(resolve_preset(command.model.preset))) return train_on_text(command);
+  train_on_images(command);
+}
+
+void add_options(CLI::App& app, TrainCommand& c) {
+  const auto count = [&app](const char* name, auto& value, const char* help) {
+    return app.add_option(name, value, help)->check(CLI::Range(1, 1 << 30));
+  };
+  const auto number = [&app](const char* name, auto& value, double low, double high,
+                             const char* help) {
+    app.add_option(name, value, help)->check(CLI::Range(low, high));
+  };
+  app.add_option("--data", c.data,
+                 "images: synthetic (default), cifar10:DIR, mnist:DIR, fashion:DIR, folder:DIR; "
+                 "text: grammar[:BYTES] (default), text:FILE, tokens:TRAIN,VAL");
+  app.add_option("--recipe", c.recipe, "augmentation and more (default: cifar; of digits: plain)")
+      ->check(CLI::IsMember({"paper", "cifar", "plain"}));
+  number("--epochs", c.epochs, 1e-6, 1e6, "passes over the train split (default 5)");
+  count("--steps", c.steps, "updates, instead of --epochs");
+  count("--batch", c.batch, "images (default 100) or windows of text (32) per update");
+  count("--accumulate", c.accumulate, "parts that a batch is computed in, to save memory");
+  number("--lr", c.lr, 1e-12, 1e3, "peak learning rate (default: by model)");
+  number("--warmup-epochs", c.warmup_epochs, 0, 1e6,
+         "linear warm-up (default: 0.5; text: 100 steps)");
+  number("--weight-decay", c.weight_decay, 0, 10, "AdamW's, on matrices");
+  number("--beta2", c.beta2, 0, 0.999999, "AdamW's second decay");
+  number("--clip", c.clip, 0, 1e12, "global gradient norm; 0: no clipping (default 1)");
+  number("--label-smoothing", c.label_smoothing, 0, 0.999, "share of the labels spread over all");
+  number("--ema", c.ema, 0, 0.9999999, "average the weights, with this decay; 0: don't");
+  count("--seed", c.seed, "of weights, order and augmentation (default 1)");
+  count("--train-images", c.train_images, "use only the first so many (default: all)");
+  count("--test-images", c.test_images, "likewise");
+  count("--evaluate-every", c.evaluate_every,
+        "steps (default: an epoch; text: a tenth of the run)");
+  count("--workers", c.workers, "threads that decode and augment (default: cores - 1)");
+  app.add_flag("--strict", c.strict, "an image that can't be decoded is an error");
+  app.add_option("--init", c.init, "start from these weights (safetensors, timm's names)");
+  app.add_option("--save", c.checkpoint.save,
+                 "checkpoint, written at every evaluation and the end");
+  count("--save-every", c.checkpoint.every, "steps, instead of at every evaluation");
+  app.add_option("--resume", c.checkpoint.resume, "go on from a checkpoint of the same run");
+  app.add_option("--out", c.out, "folder for metrics.jsonl");
+  app.add_flag("--plot", c.plot, "write the curves into --out, too");
 }
 
 }  // namespace
 
 void add_train(CLI::App& app) {
   const auto command = std::make_shared<TrainCommand>();
-  TrainCommand& t = *command;
-  CLI::App* train_app = app.add_subcommand("train", "train one model");
-  train_app->add_option("MODEL", t.model, "vit or one of its presets")->required();
-  add_device_option(*train_app, t.device);
-  const auto count = [train_app](const char* name, int& value, const char* help) {
-    train_app->add_option(name, value, help)->check(CLI::Range(1, 1 << 30));
-  };
-  train_app->add_option("--data", t.data, "synthetic or cifar10:DIR")->capture_default_str();
-  train_app->add_option("--norm", t.norm, "what normalises")
-      ->check(CLI::IsMember(norm_names()))
-      ->capture_default_str();
-  train_app->add_option("--norm-placement", t.placement, "before or after a residual branch")
-      ->check(CLI::IsMember({"pre", "post"}))
-      ->capture_default_str();
-  train_app->add_option("--alpha0", t.alpha0, "where DyT's alpha starts")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  count("--epochs", t.epochs, "passes over the train split (default 5)");
-  count("--batch", t.batch, "images per step (default 100)");
-  count("--seed", t.seed, "of weights, order and augmentation (default 1)");
-  count("--width", t.width, "channels (default: the preset's, as below)");
-  count("--depth", t.depth, "blocks");
-  count("--heads", t.heads, "attention heads; must divide the width");
-  count("--patch", t.patch, "patch size in pixels; must divide the image size");
-  count("--train-images", t.train_images, "use only the first so many (default: all)");
-  count("--test-images", t.test_images, "likewise");
-  const auto number = [train_app](const char* name, double& value, double low, double high,
-                                  const char* help) {
-    train_app->add_option(name, value, help)->check(CLI::Range(low, high))->capture_default_str();
-  };
-  number("--lr", t.lr, 1e-12, 1e3, "peak learning rate");
-  number("--weight-decay", t.weight_decay, 0, 10, "AdamW's, on matrices");
-  number("--warmup-epochs", t.warmup_epochs, 0, 1e6, "linear warm-up");
-  number("--label-smoothing", t.label_smoothing, 0, 0.999, "");
-  number("--clip", t.clip, 0, 1e12, "global gradient norm; 0: no clipping");
-  number("--drop-path", t.drop_path, 0, 0.999, "stochastic depth of the last block");
-  train_app->add_option("--out", t.out, "folder for metrics.jsonl");
-  train_app->callback([command] { train(*command); });
+  CLI::App* to = app.add_subcommand("train", "train one model");
+  add_model_options(*to, command->model);
+  add_device_option(*to, command->device);
+  add_options(*to, *command);
+  to->callback([command] { train(*command); });
 }
 
 }  // namespace dyt

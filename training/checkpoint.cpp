@@ -134,10 +134,11 @@ std::string differences(const std::map<std::string, std::string>& here,
 void save_checkpoint(const CheckpointOptions& options, const TrainingState& state,
                      const Trained& t) {
   TensorFile file;
-  file.metadata = {{"format", "pt"},  // what Hugging Face's loaders ask for
-                   {model_key, options.model},
-                   {run_key, json(options.run).dump()},
-                   {state_key, to_json(state).dump()}};
+  file.metadata = options.metadata;
+  file.metadata["format"] = "pt";  // what Hugging Face's loaders ask for
+  file.metadata[model_key] = options.model;
+  file.metadata[run_key] = json(options.run).dump();
+  file.metadata[state_key] = to_json(state).dump();
   write_weights(options, t, file, "");
   if (t.average) {
     const WithAverage with(t.average);

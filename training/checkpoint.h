@@ -44,6 +44,7 @@ struct CheckpointOptions {
   std::function<void(const TensorFile& file)> read_weights = nullptr;
   std::string model = {};                       // describes the model: it must be equal to resume
   std::map<std::string, std::string> run = {};  // the same of the run's options, by their names
+  std::map<std::string, std::string> metadata = {};  // more, for whoever uses the model
 };
 
 // How far a run is.

@@ -21,7 +21,10 @@ Recipe parse_recipe(const std::string& name, int image_size) {
             .epochs = 300,
             .warmup_epochs = 20};
   }
-  if (name == "cifar") return {.name = name, .augment = Augment{}, .label_smoothing = 0.1f};
+  if (name == "cifar") {
+    return {
+        .name = name, .augment = Augment{.resized_crop = image_size > 64}, .label_smoothing = 0.1f};
+  }
   if (name == "plain") return {.name = name};
   fail("unknown recipe \"", name, "\": expected paper, cifar or plain");
 }

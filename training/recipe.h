@@ -29,7 +29,8 @@ struct Recipe {
 //          rand-m9-mstd0.5-inc1 --color-jitter 0.4 --mixup 0.8 --cutmix 1.0 --smoothing 0.1
 //          --reprob 0.25 --remode pixel --model-ema-decay 0.9999 --drop-path 0.1. Images of at most
 //          32 x 32 are cropped with a padding of 4 instead of a random part being scaled, as there.
-// "cifar": padded crop and flip, label smoothing 0.1.
+// "cifar": padded crop (of images above 64 x 64: a random part, scaled) and flip, label smoothing
+//          0.1.
 // "plain": nothing but weight decay: images as they are, labels as they are.
 // Throws Error on another name, listing these.
 Recipe parse_recipe(const std::string& name, int image_size);

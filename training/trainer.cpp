@@ -105,6 +105,7 @@ TrainResult Trainer::run(const TrainTask& task, const ShowProgress& show) {
     if (show) {
       Progress progress{.step = state_.step, .steps = options_.steps, .loss = lately};
       if (!state_.curve.empty()) progress.last = state_.curve.back();
+      progress.curve = state_.curve;
       progress.samples = task.samples;
       progress.samples_per_second = done * double(task.samples_per_step) / seconds;
       progress.seconds_left = seconds / done * double(options_.steps - state_.step);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,9 +59,10 @@ struct TrainResult {
 // Where a run is, for whoever shows it.
 struct Progress {
   int64_t step = 0, steps = 0;
-  double loss = 0;                      // training, lately
-  std::optional<Evaluation> last = {};  // look at unseen data, if there was one
-  const char* samples = "images";       // or "tokens"
+  double loss = 0;                         // training, lately
+  std::optional<Evaluation> last = {};     // look at unseen data, if there was one
+  std::span<const Evaluation> curve = {};  // all of them; valid during the call
+  const char* samples = "images";          // or "tokens"
   double samples_per_second = 0, seconds_left = 0;
 };
 using ShowProgress = std::function<void(const Progress&)>;

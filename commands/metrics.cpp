@@ -1,0 +1,95 @@
+#include "commands/metrics.h"
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "experiments/plot.h"
+
+namespace dyt {
+namespace {
+
+std::string line_of(const Evaluation& e) {
+  nlohmann::ordered_json line = {
+      {"step", e.step}, {"train_loss", e.train_loss}, {"test_loss", e.test_loss}};
+  if (e.test_accuracy >= 0) line["test_accuracy"] = e.test_accuracy;
+  if (!std::isnan(e.average_loss)) line["average_loss"] = e.average_loss;
+  if (e.average_accuracy >= 0) line["average_accuracy"] = e.average_accuracy;
+  return line.dump();
+}
+
+void write_whole(const std::filesystem::path& path, const std::string& text) {
+  const std::filesystem::path temporary = path.string() + ".tmp";
+  std::ofstream out(temporary);
+  out << text;
+  out.close();
+  require(out.good(), "cannot write ", temporary.string());
+  std::filesystem::rename(temporary, path);
+}
+
+template <class Value>
+Series series(const char* name, std::span<const Evaluation> curve, int color, Value&& value) {
+  Series s{.name = name, .style = SeriesStyle::line_points, .color = color};
+  for (const Evaluation& e : curve) {
+    s.x.push_back(double(e.step));
+    s.y.push_back(value(e));
+  }
+  return s;
+}
+
+}  // namespace
+
+void MetricsLog::operator()(std::span<const Evaluation> curve) {
+  if (curve.size() == written_) return;
+  written_ = curve.size();
+  std::string text;
+  for (const Evaluation& e : curve) text += line_of(e) + "\n";
+  write_whole(file_, text);
+}
+
+std::vector<std::filesystem::path> write_curves(std::span<const Evaluation> curve,
+                                                const std::string& title,
+                                                const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> written;
+  if (curve.empty()) return written;
+  Plot loss{.name = "loss",
+            .title = title,
+            .x_label = "training step",
+            .y_label = "cross-entropy (nats)"};
+  loss.series = {series("training", curve, 0, [](const Evaluation& e) { return e.train_loss; }),
+                 series("unseen data", curve, 1, [](const Evaluation& e) { return e.test_loss; })};
+  std::vector<Plot> plots = {loss};
+  const bool averages = !std::isnan(curve.back().average_loss);
+  if (averages) {
+    plots[0].series.push_back(series("unseen data, averaged weights", curve, 2,
+                                     [](const Evaluation& e) { return e.average_loss; }));
+  }
+  if (curve.back().test_accuracy >= 0) {
+    Plot accuracy{.name = "accuracy",
+                  .title = title,
+                  .x_label = "training step",
+                  .y_label = "test accuracy (%)"};
+    accuracy.series = {
+        series("test", curve, 1, [](const Evaluation& e) { return 100 * e.test_accuracy; })};
+    if (averages) {
+      accuracy.series.push_back(series("test, averaged weights", curve, 2, [](const Evaluation& e) {
+        return 100 * e.average_accuracy;
+      }));
+    }
+    plots.push_back(accuracy);
+  }
+  for (const Plot& plot : plots) {
+    const std::optional<std::string> svg = render_svg(plot);
+    if (!svg) {
+      std::cerr << no_gnuplot_message << "\n";
+      break;
+    }
+    written.push_back(folder / (plot.name + ".svg"));
+    write_whole(written.back(), *svg);
+  }
+  return written;
+}
+
+}  // namespace dyt

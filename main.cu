@@ -14,6 +14,9 @@ int command_line(int argc, char** argv) {
   add_run(app);
   add_report(app);
   add_train(app);
+  add_sample(app);
+  add_predict(app);
+  add_export(app);
   add_bench(app);
 
   const auto is_named = [&](const CLI::App* a) { return argc > 1 && a->get_name() == argv[1]; };

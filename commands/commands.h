@@ -11,6 +11,9 @@ void add_info(CLI::App& app);
 void add_run(CLI::App& app);
 void add_report(CLI::App& app);
 void add_train(CLI::App& app);
+void add_sample(CLI::App& app);
+void add_predict(CLI::App& app);
+void add_export(CLI::App& app);
 void add_bench(CLI::App& app);
 
 // --device auto | cpu | cuda | emulated

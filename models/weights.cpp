@@ -121,8 +121,9 @@ class Reader {
   // Files of GPT-2 may lack the names' first word.
   std::string name_in_file(const std::string& name) const {
     const std::string word = "transformer.";
-    if (file_.contains(prefix_ + name) || !name.starts_with(word)) return prefix_ + name;
-    return prefix_ + name.substr(word.size());
+    const bool has_word = name.starts_with(word);
+    const std::string short_name = prefix_ + (has_word ? name.substr(word.size()) : name);
+    return has_word && file_.contains(short_name) ? short_name : prefix_ + name;
   }
 
   void check_names_and_shapes() {

@@ -3,53 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <set>
 
+#include "models/weights.h"
 #include "tests/datasets/expect_error.h"
-#include "tests/op_check.h"
+#include "tests/models/tiny_models.h"
 
 namespace dyt::test {
 namespace {
 
-// The tiny Hugging Face models of tests/reference/make_gpt.py.
-GPTConfig tiny_gpt2() {
-  return {.vocabulary = 61, .context = 16, .width = 32, .depth = 2, .heads = 2};
-}
-GPTConfig tiny_llama(NormKind norm) {
-  return {.style = GPTStyle::llama,
-          .vocabulary = 61,
-          .context = 16,
-          .width = 32,
-          .depth = 2,
-          .heads = 2,
-          .kv_heads = 1,
-          .hidden = 48,
-          .tied = false,
-          .norm = {.kind = norm, .epsilon = 1e-6f}};
-}
-
-struct Fixture {
-  const char* file;
-  GPTConfig config;
-};
-const std::vector<Fixture> fixtures = {{"gpt2.safetensors", tiny_gpt2()},
-                                       {"llama.safetensors", tiny_llama(NormKind::rmsnorm)},
-                                       {"llama_dyt.safetensors", tiny_llama(NormKind::dyt)}};
-
-TensorFile read_fixture(const Fixture& fixture) {
+TensorFile read_fixture(const TinyModel& fixture) {
   return read_safetensors(reference_folder() + "/" + fixture.file);
-}
-
-// The parameters alone, as a file of Hugging Face's has them.
-TensorFile weights_of(const TensorFile& file) {
-  TensorFile weights;
-  for (const auto& [name, tensor] : file.tensors) {
-    if (file.contains("grad." + name)) weights.tensors[name] = tensor;
-  }
-  weights.source = file.source;
-  return weights;
 }
 
 std::vector<int32_t> integers(const TensorFile& file, const std::string& name) {
@@ -58,13 +23,14 @@ std::vector<int32_t> integers(const TensorFile& file, const std::string& name) {
 }
 
 void check_against_hugging_face(Device device, DType dtype, double tolerance) {
-  for (const Fixture& fixture : fixtures) {
+  for (const TinyModel& fixture : tiny_language_models()) {
     SCOPED_TRACE(std::string(fixture.file) + " in " + name_of(dtype));
     const TensorFile file = read_fixture(fixture);
     Parameters p;
-    const GPT model(fixture.config, p);
+    const Model whole(fixture.spec, p);
+    const GPT& model = *whole.language();
     p.allocate(device, dtype, 1);
-    read_hugging_face(model, p, weights_of(file));
+    read_weights(whole, p, weights_of(file));
     const Shape shape{file.at("tokens").shape[0], file.at("tokens").shape[1]};
     Tape tape(device, dtype);
     tape.begin(0);
@@ -76,7 +42,7 @@ void check_against_hugging_face(Device device, DType dtype, double tolerance) {
     EXPECT_NEAR(to_host(tape, loss)[0], file.doubles("loss")[0], 10 * tolerance);
     tape.backward(loss);
     TensorFile gradients;
-    write_hugging_face(model, p, gradients, true);
+    write_weights(whole, p, gradients, "", true);
     std::set<std::string> ours, theirs;
     for (const auto& [name, tensor] : gradients.tensors) ours.insert(name);
     for (const auto& [name, tensor] : file.tensors) {
@@ -102,17 +68,18 @@ TEST(GPTKernels, LogitsLossAndEveryGradientAgreeWithHuggingFace) {
 
 // Token by token with a cache: the logits that the whole text has at once.
 void check_cache(Device device, DType dtype, double tolerance) {
-  for (const Fixture& fixture : fixtures) {
+  for (const TinyModel& fixture : tiny_language_models()) {
     const TensorFile file = read_fixture(fixture);
     Parameters p;
-    const GPT model(fixture.config, p);
+    const Model whole(fixture.spec, p);
+    const GPT& model = *whole.language();
     p.allocate(device, dtype, 1);
-    read_hugging_face(model, p, weights_of(file));
+    read_weights(whole, p, weights_of(file));
     const std::vector<int32_t> tokens = integers(file, "tokens");
     const std::vector<double> logits = file.doubles("logits");  // of two texts of 11 tokens
     Tape tape(device, dtype);
     tape.training = false;
-    GPTCache cache(fixture.config, device, dtype);
+    GPTCache cache(model.config(), device, dtype);
     int64_t read = 0;
     for (int64_t count : {4, 1, 1, 5}) {
       tape.begin(0);
@@ -163,60 +130,6 @@ TEST(GPT, GradientsAgreeWithFiniteDifferences) {
   }
 }
 
-// What is written is what is read, also without the prefix `transformer.` that some files lack.
-TEST(GPT, WritesWhatItReads) {
-  for (const Fixture& fixture : fixtures) {
-    const TensorFile weights = weights_of(read_fixture(fixture));
-    Parameters p;
-    const GPT model(fixture.config, p);
-    p.allocate(Device::cpu, DType::f32, 1);
-    read_hugging_face(model, p, weights);
-    TensorFile written;
-    write_hugging_face(model, p, written);
-    ASSERT_EQ(written.tensors.size(), weights.tensors.size());
-    TensorFile short_names;
-    for (const auto& [name, tensor] : weights.tensors) {
-      EXPECT_EQ(written.at(name).shape, tensor.shape) << name;
-      EXPECT_EQ(written.at(name).bytes, tensor.bytes) << name;
-      const std::string prefix = "transformer.";
-      short_names.tensors[name.starts_with(prefix) ? name.substr(prefix.size()) : name] = tensor;
-    }
-    read_hugging_face(model, p, short_names);
-  }
-}
-
-TEST(GPT, NamesWhatIsWrongInAFile) {
-  const TensorFile weights = weights_of(read_fixture(fixtures[0]));
-  Parameters p;
-  const GPT model(fixtures[0].config, p);
-  p.allocate(Device::cpu, DType::f32, 1);
-  const auto read_changed = [&](auto change) {
-    TensorFile changed = weights;
-    change(changed);
-    return [&, changed] { read_hugging_face(model, p, changed); };
-  };
-  read_changed([](TensorFile& f) {
-    f.add("lm_head.weight", {1}, std::vector<float>{0});
-  })();  // tied: unused
-  expect_error(read_changed([](TensorFile& f) { f.tensors.erase("transformer.h.1.ln_2.bias"); }),
-               {"lacks transformer.h.1.ln_2.bias"});
-  expect_error(read_changed([](TensorFile& f) { f.tensors.clear(); }),
-               {"lacks transformer.wte.weight, ", " and 25 more"});
-  expect_error(read_changed([](TensorFile& f) { f.add("extra", {1}, std::vector<float>{0}); }),
-               {"has tensors that this model does not: extra"});
-  expect_error(read_changed([](TensorFile& f) {
-                 f.tensors["transformer.h.0.mlp.c_fc.weight"] =
-                     f.tensors["transformer.h.0.mlp.c_proj.weight"];
-               }),
-               {"transformer.h.0.mlp.c_fc.weight is [128, 32] instead of [32, 128]"});
-  expect_error(read_changed([](TensorFile& f) {
-                 StoredTensor& t = f.tensors["transformer.ln_f.bias"];
-                 const float nan = std::nanf("");
-                 std::memcpy(t.bytes.data(), &nan, 4);
-               }),
-               {"transformer.ln_f.bias has a value nan"});
-}
-
 // Counts of Hugging Face's gpt2, gpt2-medium, -large and -xl, and of LLaMAs of the usual small
 // sizes.
 TEST(GPT, PresetsHaveTheirKnownSizes) {
@@ -241,7 +154,7 @@ std::set<std::string> names_of(const GPTConfig& config) {
 // A LLaMA with DyT has alphas, no bias anywhere, and a factor on its embeddings that begins at
 // sqrt(width); alpha0 may differ before attention.
 TEST(GPT, LlamaWithDytFollowsThePaper) {
-  GPTConfig config = tiny_llama(NormKind::dyt);
+  GPTConfig config = config_of(tiny_llama(NormKind::dyt));
   config.norm.alpha0 = 0.25f;
   config.alpha0_attention = 0.75f;
   Parameters p;
@@ -254,8 +167,8 @@ TEST(GPT, LlamaWithDytFollowsThePaper) {
   EXPECT_EQ(p.values(p.find("model.layers.1.input_layernorm.alpha"))[0], 0.75);
   EXPECT_EQ(p.values(p.find("model.layers.1.post_attention_layernorm.alpha"))[0], 0.25);
   EXPECT_EQ(p.values(p.find("model.norm.alpha"))[0], 0.25);
-  EXPECT_EQ(names_of(tiny_llama(NormKind::rmsnorm)).count("model.embed_scale"), 0u);
-  GPTConfig gpt2 = tiny_gpt2();
+  EXPECT_EQ(names_of(config_of(tiny_llama(NormKind::rmsnorm))).count("model.embed_scale"), 0u);
+  GPTConfig gpt2 = config_of(tiny_gpt2());
   gpt2.norm.kind = NormKind::dyt;
   EXPECT_EQ(names_of(gpt2).count("transformer.embed_scale"), 0u);
   EXPECT_EQ(names_of(gpt2).count("transformer.ln_f.bias"), 1u);
@@ -267,10 +180,10 @@ TEST(GPT, LlamaWithDytFollowsThePaper) {
 
 // Post-LN ends in its last block's norm.
 TEST(GPT, PostPlacementHasNoFinalNorm) {
-  GPTConfig config = tiny_gpt2();
+  GPTConfig config = config_of(tiny_gpt2());
   config.norm.placement = Placement::post;
   EXPECT_EQ(names_of(config).count("transformer.ln_f.weight"), 0u);
-  EXPECT_EQ(names_of(tiny_gpt2()).count("transformer.ln_f.weight"), 1u);
+  EXPECT_EQ(names_of(config_of(tiny_gpt2())).count("transformer.ln_f.weight"), 1u);
 }
 
 TEST(GPT, RefusesImpossibleConfigurationsAndTooLongTexts) {
@@ -290,14 +203,14 @@ TEST(GPT, RefusesImpossibleConfigurationsAndTooLongTexts) {
   expect_error([] { gpt_preset("gpt5"); }, {"gpt5", "gpt_char", "llama_130m"});
 
   Parameters p;
-  const GPT model(tiny_gpt2(), p);
+  const GPT model(config_of(tiny_gpt2()), p);
   p.allocate(Device::cpu, DType::f32, 1);
   Tape tape(Device::cpu, DType::f32);
   const std::vector<int32_t> tokens(17, 0);
   const Tensor text = tape.upload({1, 17}, DType::i32, tokens.data());
   expect_error([&] { model.logits(tape, text); }, {"17 tokens", "context of 16"});
   tape.training = false;
-  GPTCache cache(tiny_gpt2(), Device::cpu, DType::f32);
+  GPTCache cache(config_of(tiny_gpt2()), Device::cpu, DType::f32);
   model.next(tape, tape.upload({1, 16}, DType::i32, tokens.data()), cache);
   expect_error(
       [&] {

@@ -1,0 +1,152 @@
+#include "models/model.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/datasets/expect_error.h"
+#include "tests/models/tiny_models.h"
+
+namespace dyt::test {
+namespace {
+
+TEST(Model, BuildsEveryFamilyOfImageModelsAndChangesWhatItIsTold) {
+  const ModelSpec specs[] = {
+      {.preset = "vit", .image_size = 16, .patch = 8, .width = 32, .depth = 1, .heads = 2},
+      {.preset = "convnext", .width = 2},
+      {.preset = "resnet", .image_size = 8, .width = 4, .norm = NormKind::groupnorm},
+      {.preset = "vgg", .width = 4, .norm = NormKind::dyt, .alpha0 = 0.7f}};
+  for (ModelSpec spec : specs) {
+    SCOPED_TRACE(to_json(spec));
+    spec.classes = 7;
+    spec.channels = 1;
+    Parameters p;
+    const Model model(spec, p);
+    EXPECT_EQ(model.image_size(), spec.image_size.value_or(32));
+    EXPECT_EQ(model.channels(), 1);
+    EXPECT_EQ(model.classes(), 7);
+    EXPECT_EQ(model.language(), nullptr);
+    EXPECT_EQ(model.norm().kind, spec.norm.value_or(NormKind::layernorm));
+    p.allocate(Device::cpu, DType::f32, 1);
+    Tape tape(Device::cpu, DType::f32);
+    const int64_t size = model.image_size();
+    const std::vector<float> images(size_t(2 * size * size), 0.5f);
+    const Tensor input = tape.upload({2, size, size, 1}, DType::f32, images.data());
+    EXPECT_EQ(model.forward(tape, input).shape, (Shape{2, 7}));
+    const int32_t labels[] = {3, 6};
+    EXPECT_EQ(model.loss(tape, input, tape.upload({2}, DType::i32, labels)).size(), 1);
+  }
+}
+
+TEST(Model, BuildsLanguageModels) {
+  for (const TinyModel& tiny : tiny_language_models()) {
+    Parameters p;
+    const Model model(tiny.spec, p);
+    ASSERT_NE(model.language(), nullptr);
+    EXPECT_EQ(model.language()->config().vocabulary, 61);
+    EXPECT_EQ(model.language()->config().tied, tiny.spec.tied.value_or(true));
+    expect_error([&] { model.classes(); }, {"a language model reads no images"});
+    p.allocate(Device::cpu, DType::f32, 1);
+    Tape tape(Device::cpu, DType::f32);
+    const int32_t text[] = {0, 60, 3, 3, 6, 1};
+    const Tensor tokens = tape.upload({2, 3}, DType::i32, text);
+    EXPECT_EQ(model.forward(tape, tokens).shape, (Shape{2, 3, 61}));
+    EXPECT_EQ(model.loss(tape, tokens, tokens).size(), 1);
+  }
+}
+
+TEST(Model, EveryPresetCanBeBuiltAndFamiliesStandForSmallOnes) {
+  for (const std::string& name : model_presets()) {
+    Parameters p;
+    const Model model({.preset = name}, p);
+    EXPECT_EQ(model.spec().preset, name);
+    EXPECT_EQ(model.language() != nullptr, reads_text(name)) << name;
+    EXPECT_GT(p.count(), 0) << name;
+  }
+  Parameters p;
+  EXPECT_EQ(Model({.preset = "resnet"}, p).spec().preset, "resnet20");
+  EXPECT_EQ(resolve_preset("llama"), "llama_char");
+}
+
+std::string refusal(const ModelSpec& spec) {
+  Parameters p;
+  try {
+    const Model model(spec, p);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Model, RefusesUnknownNamesAndWhatAModelDoesNotHave) {
+  const std::string unknown = refusal({.preset = "alexnet"});
+  for (const char* word : {"alexnet", "vit_b16", "convnext_tiny", "resnet50", "gpt2_124m"}) {
+    EXPECT_NE(unknown.find(word), std::string::npos) << unknown;
+  }
+  EXPECT_EQ(refusal({.preset = "resnet20", .heads = 3}), "resnet20 has no heads to choose");
+  EXPECT_EQ(refusal({.preset = "convnext", .depth = 3}),
+            "convnext_atto_cifar has no depth to choose");
+  EXPECT_EQ(refusal({.preset = "vgg11_bn", .drop_path = 0.1f}),
+            "vgg11_bn has no drop_path to choose");
+  EXPECT_EQ(refusal({.preset = "resnet", .placement = Placement::post}),
+            "resnet20 has no placement to choose");
+  EXPECT_EQ(refusal({.preset = "gpt", .classes = 3}), "gpt_char has no classes to choose");
+  EXPECT_EQ(refusal({.preset = "vit", .vocabulary = 3}), "vit_micro has no vocabulary to choose");
+  EXPECT_EQ(refusal({.preset = "vit", .alpha0 = 1.0f}), "layernorm has no alpha");
+  EXPECT_EQ(refusal({.preset = "vit", .norm = NormKind::dyt, .epsilon = 1e-5f}),
+            "dyt has no epsilon");
+  EXPECT_EQ(refusal({.preset = "vit", .epsilon = 0.0f}), "epsilon must be positive, not 0");
+}
+
+// GPT-2's epsilon is 1e-5, also as RMSNorm's; alpha starts at the values tuned for the width.
+TEST(Model, KeepsWhatAPresetSaysOfItsNorm) {
+  ModelSpec spec{.preset = "gpt2_124m", .norm = NormKind::rmsnorm};
+  EXPECT_EQ(config_of(spec).norm.epsilon, 1e-5f);
+  spec.epsilon = 1e-3f;
+  EXPECT_EQ(config_of(spec).norm.epsilon, 1e-3f);
+  spec = {.preset = "gpt2_124m", .width = 2048, .heads = 16, .norm = NormKind::dyt};
+  EXPECT_EQ(config_of(spec).alpha0_attention, tuned_alpha0(2048).first);
+  EXPECT_EQ(config_of(spec).norm.alpha0, tuned_alpha0(2048).second);
+  EXPECT_EQ(config_of(spec).hidden_width(), 8192);
+  spec.alpha0 = 0.3f;
+  EXPECT_EQ(config_of(spec).alpha0_attention, 0.3f);
+  spec.alpha0_attention = 0.9f;
+  EXPECT_EQ(config_of(spec).norm.alpha0, 0.3f);
+  EXPECT_EQ(config_of(spec).alpha0_attention, 0.9f);
+}
+
+TEST(ModelSpec, SurvivesJson) {
+  const ModelSpec full{.preset = "llama_60m",
+                       .image_size = 1,
+                       .class_token = true,
+                       .drop_path = 0.1f,
+                       .width = 64,
+                       .vocabulary = 1000,
+                       .tied = false,
+                       .norm = NormKind::derf,
+                       .placement = Placement::post,
+                       .epsilon = 1e-6f,
+                       .alpha0 = 0.3f,
+                       .learn_alpha = false};
+  for (const ModelSpec& spec : {full, ModelSpec{.preset = "vit"}, tiny_gpt2()}) {
+    EXPECT_EQ(model_spec_from_json(to_json(spec)), spec) << to_json(spec);
+  }
+  EXPECT_EQ(to_json({.preset = "vit_micro", .width = 96, .norm = NormKind::dyt}),
+            R"({"preset":"vit_micro","width":96,"norm":"dyt"})");
+}
+
+TEST(ModelSpec, RefusesJsonThatDescribesNoModel) {
+  const auto parse = [](const char* text) { return [=] { model_spec_from_json(text); }; };
+  expect_error(parse("vit"), {"a JSON object", "vit"});
+  expect_error(parse("{\"preset\": "), {"a JSON object"});
+  expect_error(parse("[]"), {"a JSON object"});
+  expect_error(parse("{}"), {"no \"preset\""});
+  expect_error(parse(R"({"preset": 7})"), {"\"preset\" must be a name, not 7"});
+  expect_error(parse(R"({"preset": "vit", "colour": 1})"), {"unknown key \"colour\""});
+  expect_error(parse(R"({"preset": "vit", "width": 1.5})"), {"\"width\"", "whole number", "1.5"});
+  expect_error(parse(R"({"preset": "vit", "width": 99999999999})"), {"\"width\"", "2^31"});
+  expect_error(parse(R"({"preset": "vit", "alpha0": "big"})"), {"\"alpha0\"", "a number"});
+  expect_error(parse(R"({"preset": "gpt", "tied": 1})"), {"\"tied\" must be true or false"});
+  expect_error(parse(R"({"preset": "vit", "norm": "ln"})"), {"unknown norm 'ln'"});
+}
+
+}  // namespace
+}  // namespace dyt::test

@@ -91,8 +91,8 @@ void predict(const PredictCommand& c) {
     std::string why;
     const std::optional<Image> image = decode_image(file, why);
     if (!image) {
-      require(!c.strict, "cannot decode ", why);
-      std::cerr << "dyt: left out: " << why << "\n";
+      require(!c.strict, "cannot decode ", file, ": ", why);
+      std::cerr << "dyt: left out: " << file << ": " << why << "\n";
       ++left_out;
       continue;
     }

@@ -92,10 +92,12 @@ class Run {
     require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");
   }
 
-  // `train(options, show)` does it; `data` says on what, `metadata` what else the model needs.
+  // `train(options, show)` does it; `data`, `size` and `note` say on what and how, `metadata` what
+  // else the model needs.
   template <class Train>
   void operator()(TrainOptions options, const std::string& data, const std::string& size,
-                  const std::map<std::string, std::string>& metadata, Train&& train) {
+                  const std::string& note, const std::map<std::string, std::string>& metadata,
+                  Train&& train) {
     describe_run(command_, data + ", " + size, parameters_, options);
     CheckpointOptions& checkpoint = options.checkpoint;
     checkpoint.model = to_json(model_.spec());
@@ -108,16 +110,21 @@ class Run {
     };
     const std::string title =
         model_.spec().preset + ", " + name_of(model_.norm().kind) + ": " + data;
-    std::printf("%s, %s, %lld parameters, %s: %s, on %s\n", model_.spec().preset.c_str(),
-                name_of(model_.norm().kind), static_cast<long long>(parameters_.count()),
-                data.c_str(), size.c_str(), name_of(device_));
-    std::fflush(stdout);
+    const auto announce = [&] {  // once it is sure that there will be a run
+      std::printf("%s, %s, %lld parameters, %s: %s, on %s\n%s\n", model_.spec().preset.c_str(),
+                  name_of(model_.norm().kind), static_cast<long long>(parameters_.count()),
+                  data.c_str(), size.c_str(), name_of(device_), note.c_str());
+      std::fflush(stdout);
+    };
+    bool announced = false;
     TrainResult result;
     {
       ProgressLine line("train");
       std::optional<MetricsLog> log;
       if (!command_.out.empty()) log.emplace(command_.out + "/metrics.jsonl");
       result = train(options, [&](const Progress& progress) {
+        if (!announced) announce();
+        announced = true;
         if (log) (*log)(progress.curve);
         line(progress);
       });
@@ -210,13 +217,13 @@ void train_on_images(TrainCommand& c) {
   const bool can_drop = !resolve_preset(spec.preset).starts_with("vgg");
   if (!spec.drop_path && recipe.drop_path > 0 && can_drop) spec.drop_path = recipe.drop_path;
   Run run(c, spec);
-  std::printf("recipe %s: %s\n", recipe.name.c_str(), describe(recipe).c_str());
   const nlohmann::json classes = {
       {"classes", data.train->class_names}, {"mean", data.train->mean}, {"std", data.train->std}};
   run(o, data.train->name,
       std::to_string(data.train->size()) + " train and " + std::to_string(data.test->size()) +
           " test images",
-      {{"dyt.data", classes.dump()}}, [&](const TrainOptions& options, const ShowProgress& show) {
+      "recipe " + recipe.name + ": " + describe(recipe), {{"dyt.data", classes.dump()}},
+      [&](const TrainOptions& options, const ShowProgress& show) {
         const Forward forward = [&](Tape& tape, const Tensor& images) {
           return run.model().forward(tape, images);
         };
@@ -241,13 +248,14 @@ void train_on_text(TrainCommand& c) {
   set_length(c, epochs, c.warmup_epochs.value_or(double(default_warmup) / double(batches)), batches,
              o);
   if (c.evaluate_every == 0) o.evaluate_every = std::max<int64_t>(1, o.steps / 10);
-  if (!std::isnan(text.entropy_rate)) {
-    std::printf("entropy of the text: %.4f nats per byte; no model's loss can be lower\n",
-                text.entropy_rate);
-  }
+  const std::string entropy =
+      std::isnan(text.entropy_rate)
+          ? ""
+          : "; entropy " + fixed(text.entropy_rate, 4) + " nats per byte: no loss can be lower";
   run(o, text.name,
       std::to_string(text.train.size()) + " train and " + std::to_string(text.val.size()) +
           " validation tokens",
+      "windows of " + std::to_string(model.config().context) + " tokens" + entropy,
       {{"dyt.data", text.bytes ? R"({"tokens": "bytes"})" : R"({"tokens": "words"})"}},
       [&](const TrainOptions& options, const ShowProgress& show) {
         return train_language_model(model, run.parameters(), text, options, show);

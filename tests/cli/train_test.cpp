@@ -109,7 +109,7 @@ TEST_F(TrainCli, TrainsEveryKindOfModel) {
   expect_fine("train vgg" + few);
   expect_fine("train resnet20 --width 4 --recipe paper --accumulate 2" + few);
   expect_fine(
-      "train llama --width 16 --depth 1 --heads 2 --kv-heads 1 --context 16 --norm dyt "
+      "train llama --width 32 --depth 1 --heads 2 --kv-heads 1 --context 16 --norm dyt "
       "--data grammar:4000 --batch 4 --steps 2");
 }
 
@@ -183,7 +183,7 @@ TEST_F(TrainCli, RefusesWhatCannotBe) {
   const std::string vit = small_vit, gpt = small_gpt;
   expect_refusal(vit + "--resume vit.st --lr 0.1", 1, "another run");
   expect_refusal(gpt + "--resume vit.st", 1, "another model");
-  expect_refusal("train resnet20 --train-images 64 --test-images 20 --init vit.st", 1,
+  expect_refusal("train resnet20 --train-images 64 --test-images 20 --batch 16 --init vit.st", 1,
                  "conv1.weight");
   expect_refusal(vit + "--init missing.st", 1, "missing.st");
   expect_refusal(vit + "--plot", 1, "--out");

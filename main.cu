@@ -18,6 +18,8 @@ int command_line(int argc, char** argv) {
   add_predict(app);
   add_export(app);
   add_bench(app);
+  add_forward(app);
+  add_backward(app);
 
   const auto is_named = [&](const CLI::App* a) { return argc > 1 && a->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {

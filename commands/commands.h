@@ -15,6 +15,8 @@ void add_sample(CLI::App& app);
 void add_predict(CLI::App& app);
 void add_export(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_forward(CLI::App& app);
+void add_backward(CLI::App& app);
 
 // --device auto | cpu | cuda | emulated
 void add_device_option(CLI::App& to, std::string& value);

@@ -1,27 +1,84 @@
 #include "commands/model_options.h"
 
-#include <algorithm>
 #include <type_traits>
 
 namespace dyt {
+namespace {
+
+// How a field of ModelSpec is spelled on the command line.
+struct Words {
+  const char *field, *options, *help;
+};
+const Words words[] = {
+    {"image_size", "--image-size", "pixels of a side"},
+    {"classes", "--classes", "to tell apart"},
+    {"channels", "--channels", "of an image"},
+    {"patch", "--patch", "pixels of a side; ViT, ConvNeXt (of its stem)"},
+    {"class_token", "--class-token,!--no-class-token", "ViT: what the head reads"},
+    {"drop_path", "--drop-path", "stochastic depth of the last block; not of VGG"},
+    {"width", "--width", "channels; of the first stage, where there are stages"},
+    {"depth", "--depth", "blocks; ViT and language models"},
+    {"heads", "--heads", "of attention; must divide the width"},
+    {"kv_heads", "--kv-heads", "of keys and values, which several queries share"},
+    {"hidden", "--hidden", "width of the feed-forward layers; VGG: of its head"},
+    {"vocabulary", "--vocab", "tokens there are"},
+    {"context", "--context", "tokens of the longest text"},
+    {"tied", "--tied,!--untied", "the head's matrix is the token embedding"},
+    {"dropout", "--dropout", "language models"},
+    {"norm", "--norm", "what normalises"},
+    {"placement", "--norm-placement", "before or after a residual branch; not of ConvNets"},
+    {"epsilon", "--epsilon", "of a norm with statistics"},
+    {"alpha0", "--alpha0", "where DyT's alpha starts"},
+    {"alpha0_attention", "--alpha0-attention", "the same, before attention; language models"},
+    {"learn_alpha", "--learn-alpha,!--no-learn-alpha", "no: alpha is 1"},
+    {"frozen", "--frozen,!--no-frozen", "batchnorm: training takes the running statistics"},
+};
+
+const Words& words_of(const std::string& field) {
+  for (const Words& w : words) {
+    if (field == w.field) return w;
+  }
+  fail("no words for the option ", field);
+}
+
+// An option for each type of field. A value that can't be of that type, or can't be at all, is bad
+// usage.
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<int>& value) {
+  return to.add_option(w.options, value, w.help)->check(CLI::Range(1, 1 << 30).description(""));
+}
+
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<float>& value) {
+  CLI::Option* option = to.add_option(w.options, value, w.help);
+  const std::string field = w.field;
+  if (field == "drop_path" || field == "dropout") return option->check(CLI::Range(0.0, 0.999));
+  return option->check(CLI::PositiveNumber);
+}
+
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<bool>& value) {
+  return to.add_flag_function(
+      w.options, [&value](int64_t n) { value = n > 0; }, w.help);
+}
+
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<NormKind>& value) {
+  const auto parse = [&value](const std::string& name) { value = parse_norm(name); };
+  return to.add_option_function<std::string>(w.options, parse, w.help)
+      ->check(CLI::IsMember(norm_names()));
+}
+
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<Placement>& value) {
+  const auto parse = [&value](const std::string& name) { value = parse_placement(name); };
+  return to.add_option_function<std::string>(w.options, parse, w.help)
+      ->check(CLI::IsMember({"pre", "post"}));
+}
+
+}  // namespace
 
 void add_model_options(CLI::App& to, ModelSpec& spec) {
-  to.add_option("MODEL", spec.preset, "preset")->required();
-  visit_fields(spec, [&](const std::string& field, auto& value) {
-    std::string name = "--" + field;
-    std::replace(name.begin(), name.end(), '_', '-');
-    using Value = std::decay_t<decltype(*value)>;
-    if constexpr (std::is_same_v<Value, NormKind>) {
-      to.add_option_function<std::string>(
-          name, [&value](const std::string& s) { value = parse_norm(s); });
-    } else if constexpr (std::is_same_v<Value, Placement>) {
-      to.add_option_function<std::string>(
-          "--norm-placement", [&value](const std::string& s) { value = parse_placement(s); });
-    } else if constexpr (std::is_same_v<Value, bool>) {
-      to.add_flag_function(name, [&value](int64_t n) { value = n > 0; });
-    } else {
-      to.add_option(name, value);
-    }
+  to.add_option("MODEL", spec.preset,
+                "vit, convnext, resnet, vgg, gpt, llama, or a preset such as vit_ti4")
+      ->required();
+  visit_fields(spec, [&](const char* field, auto& value) {
+    add(to, words_of(field), value)->group("What to change in the preset");
   });
 }
 

@@ -216,7 +216,11 @@ void write_weights(const Model& model, const Parameters& parameters, TensorFile&
       add_rounded(file, prefix + (gradients ? "grad." : "") + part.name, part.shape, rows, dtype);
     }
   }
-  if (gradients) return;
+  if (!gradients) write_buffers(parameters, file, prefix);
+}
+
+void write_buffers(const Parameters& parameters, TensorFile& file, const std::string& prefix) {
+  const DType dtype = accumulator_of(parameters.dtype());
   for (const ModelBuffer& b : parameters.buffers()) {
     const std::vector<double> values = parameters.values(b);
     if (b.counts) {

@@ -26,6 +26,9 @@ namespace dyt {
 void write_weights(const Model& model, const Parameters& parameters, TensorFile& file,
                    const std::string& prefix = "", bool gradients = false);
 
+// The buffers alone.
+void write_buffers(const Parameters& parameters, TensorFile& file, const std::string& prefix = "");
+
 // Sets every parameter and buffer from F64, F32, F16 or BF16 numbers. Error, naming the first few,
 // if tensors are missing, unknown or of another shape, and for numbers that aren't finite; the
 // model then is as it was. GPT-2's names may lack `transformer.`, and what a model has no use for

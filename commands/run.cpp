@@ -11,17 +11,24 @@ namespace {
 
 struct RunCommand {
   std::vector<std::string> numbers;
-  Options options;
+  Options options{.out = "out"};
   std::string size;  // empty: small on the cpu, full on a GPU
 };
 
 void run_selected(const std::vector<const Experiment*>& selected, const Options& options,
                   Device device) {
-  for (const Experiment* e : selected) {
+  double seconds = 0;
+  for (size_t done = 0; done < selected.size();) {
+    const Experiment* e = selected[done];
     const Report report = run_experiment(*e, options, name_of(device) + (": " + describe(device)));
+    seconds += report.seconds;
+    ++done;
     const auto folder = write_report(report, options.out);
     print_report(report, std::cout);
-    std::cout << "\nWritten: " << (folder / "report.html").string() << "\n";
+    std::cout << "\nWritten: " << (folder / "report.html").string() << std::endl;
+    if (selected.size() > 1) {
+      std::cerr << "suite: " << suite_progress(selected, done, seconds) << std::endl;
+    }
   }
   if (selected.size() > 1) {
     std::cout << "Joined report: " << write_joined_report(options.out).string() << "\n";
@@ -61,6 +68,8 @@ void add_run(CLI::App& app) {
       ->check(CLI::Range(1, 1000));
   run_app->add_option("--out", command->options.out, "folder for the results")
       ->capture_default_str();
+  run_app->add_flag("--force", command->options.force,
+                    "do finished runs again (default: an interrupted study goes on)");
   run_app->callback([command] { run(*command); });
 }
 

@@ -87,7 +87,6 @@ Verdict judge(const std::vector<double>& layernorm, const std::vector<double>& d
 }  // namespace
 
 Report run_03_vit(const Options& options) {
-  const Device device = parse_device(options.device);
   Setting setting = setting_of(options.size);
   if (options.seeds > 0) setting.seeds = options.seeds;
   const ImageSplits data = load_images(options.data, setting.train_images, setting.test_images);
@@ -97,26 +96,20 @@ Report run_03_vit(const Options& options) {
   const auto arm = [&](const char* name, NormSpec norm) {
     ViTConfig config = setting.model;
     config.norm = norm;
-    return Arm{name, [config](Parameters& parameters) -> Forward {
-                 return [model = ViT(config, parameters)](Tape& tape, const Tensor& images) {
-                   return model.forward(tape, images);
-                 };
-               }};
+    return classifier_arm<ViT>(name, config);
   };
-  const std::vector<Arm> arms = {
-      arm("LN", {.kind = NormKind::layernorm}),
-      arm("DyT", {.kind = NormKind::dyt, .alpha0 = 0.5f}),
-  };
-  const std::vector<ClassifierRun> runs =
-      run_classifiers("03", arms, setting.seeds, data, setting.train, device);
-  const std::vector<double> layernorm = final_accuracies(runs, "LN", data.train.classes());
-  const std::vector<double> dyt = final_accuracies(runs, "DyT", data.train.classes());
+  const Study study{.number = 3, .options = options};
+  const std::vector<RunRecord> runs =
+      run_classifiers(study,
+                      {arm("LN", {.kind = NormKind::layernorm}),
+                       arm("DyT", {.kind = NormKind::dyt, .alpha0 = 0.5f})},
+                      setting.seeds, data, setting.train);
+  const std::vector<double> layernorm = accuracies_of(runs, "LN"), dyt = accuracies_of(runs, "DyT");
 
   Report report;
   report.verdict = judge(layernorm, dyt);
   report.paper = "ViT-B 82.3 % (LN), 82.5 % (DyT)";
   report.ours = percent_plus_minus(layernorm) + " (LN), " + percent_plus_minus(dyt) + " (DyT)";
-  report.curves = curves_of(runs);
   report.tables.push_back(
       {.title = "Top-1 accuracy",
        .header = {"model and data", "LN", "DyT", "DyT - LN (points)"},
@@ -128,43 +121,19 @@ Report run_03_vit(const Options& options) {
                 {"paper: ViT-L, ImageNet-1K", "83.1 %", "83.6 %", "+0.5"}},
        .note =
            "Ours: mean ± standard deviation over " + std::to_string(setting.seeds) + " seeds."});
-  report.tables.push_back(table_of_seeds(runs, arms));
-  Plot accuracy = plot_of_curves(report.curves, "test accuracy (%)");
-  accuracy.name = "accuracy";
-  accuracy.title = "Test accuracy while training: LN and DyT";
-  accuracy.x_label = "training step (batches of " + std::to_string(setting.train.batch) + ")";
-  accuracy.y_label = "test accuracy (%)";
-  accuracy.caption = "Mean over the seeds; the band reaches from the lowest to the highest.";
-  Plot loss = plot_of_curves(report.curves, "train loss");
-  loss.name = "loss";
-  loss.title = "Training loss: LN and DyT";
-  loss.x_label = accuracy.x_label;
-  loss.y_label = "cross-entropy (nats)";
-  loss.caption = "Mean since the last point, over batches with random crops and flips.";
-  report.plots = {accuracy, loss};
+  report.tables.push_back(table_of_accuracy_by_seed(runs));
+  report.plots = plots_of_training(runs, setting.train, "LN and DyT");
 
-  const TrainOptions& t = setting.train;
   double seconds = 0, images = 0;
-  for (const ClassifierRun& run : runs) {
-    seconds += run.result.seconds;
-    images += double(run.result.samples);
-  }
-  report.settings = {
-      {"model", "ViT, width " + std::to_string(setting.model.width) + ", depth " +
-                    std::to_string(setting.model.depth) + ", " +
-                    std::to_string(setting.model.heads) + " heads, patch " +
-                    std::to_string(setting.model.patch_size) + ", mean pooling"},
-      {"parameters", std::to_string(runs[0].parameters) + " (LN), " +
-                         std::to_string(runs[1].parameters) + " (DyT)"},
-      {"data", data.train.name + ": " + std::to_string(data.train.size()) + " train, " +
-                   std::to_string(data.test.size()) + " test; random crop and flip"},
-      {"optimizer", "AdamW (0.9, 0.999), lr " + fixed(t.lr, 4) + ", cosine, " +
-                        std::to_string(t.warmup) + " warm-up steps, weight decay 0.05, clip 1"},
-      {"steps", std::to_string(t.steps) + " of " + std::to_string(t.batch) + " images"},
-      {"seeds", std::to_string(setting.seeds)},
-      {"size", name_of(options.size)},
-      {"number type", name_of(default_dtype(device))},
-      {"images per second", fixed(images / seconds, 0) + " (training and evaluation)"}};
+  for (const RunRecord& run : runs) seconds += run.seconds, images += double(run.samples);
+  report.settings = settings_for_report(data, setting.train);
+  report.settings.insert(report.settings.begin(),
+                         {{"model", describe(setting.model)},
+                          {"parameters", std::to_string(runs[0].parameters) + " (LN), " +
+                                             std::to_string(runs[1].parameters) + " (DyT)"}});
+  report.settings.emplace_back("images per second",
+                               fixed(images / seconds, 0) + " (training and evaluation)");
+  add_runs(report, study, runs);
   return report;
 }
 

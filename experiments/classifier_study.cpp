@@ -1,67 +1,158 @@
 #include "experiments/classifier_study.h"
 
-#include "training/progress.h"
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
 
 namespace dyt {
+namespace {
 
-DType default_dtype(Device device) { return device == Device::cuda ? DType::bf16 : DType::f32; }
+RunRecord record_of(const TrainResult& result, const Parameters& parameters, int classes) {
+  RunRecord run;
+  run.diverged_at = result.diverged_at;
+  for (const Evaluation& e : result.curve) {
+    const auto add = [&](const char* metric, double value) {
+      run.curve.push_back({.step = e.step, .metric = metric, .value = value});
+    };
+    add("train loss", e.train_loss);
+    add("test loss", e.test_loss);
+    add("test accuracy (%)", 100 * e.test_accuracy);
+  }
+  const bool ended = !result.diverged();
+  run.numbers["test accuracy"] = ended ? result.last().test_accuracy : 1.0 / classes;
+  run.numbers["test loss"] = ended ? result.last().test_loss : std::nan("");
+  run.numbers["train loss"] = ended ? result.last().train_loss : std::nan("");
+  run.parameters = parameters.count();
+  run.samples = result.samples;
+  run.seconds = result.seconds;
+  return run;
+}
 
-std::vector<ClassifierRun> run_classifiers(const std::string& label, const std::vector<Arm>& arms,
-                                           int seeds, const ImageSplits& data,
-                                           const TrainOptions& train, Device device) {
-  std::vector<ClassifierRun> runs;
-  const size_t total = arms.size() * size_t(seeds);
-  for (int seed = 1; seed <= seeds; ++seed) {
-    for (const Arm& arm : arms) {
-      const std::string what = label + " [" + std::to_string(runs.size() + 1) + "/" +
-                               std::to_string(total) + "] " + arm.name + ", seed " +
-                               std::to_string(seed);
-      Parameters parameters;
-      const Forward forward = arm.build(parameters);
-      parameters.allocate(device, default_dtype(device), uint64_t(seed));
-      TrainOptions options = train;
-      options.seed = uint64_t(seed);
-      ProgressLine line(what);
-      runs.push_back({arm.name, seed,
-                      train_classifier(forward, parameters, data, options, std::ref(line)),
-                      parameters.count()});
+RunRecord train_arm(const ClassifierArm& arm, int64_t seed, const Study& study,
+                    const ImageSplits& data, TrainOptions options, const Look& look,
+                    const ShowRun& show) {
+  const Device device = parse_device(study.options.device);
+  Parameters parameters;
+  const Forward forward = arm.build(parameters);
+  parameters.allocate(device, default_dtype(device), uint64_t(seed));
+  options.seed = uint64_t(seed);
+  if (arm.lr > 0) options.lr_floor *= arm.lr / options.lr, options.lr = arm.lr;
+
+  RunRecord seen;
+  if (look.at) {
+    look.at(0, forward, parameters, seen);
+    options.after_step = [&](int64_t step, Tape&) {
+      const bool due = look.every > 0 && step % look.every == 0;
+      if (due || step == options.steps) look.at(step, forward, parameters, seen);
+    };
+  }
+  const TrainResult result =
+      train_classifier(forward, parameters, data, options, [&](const Progress& p) {
+        std::string text = "loss " + fixed(p.loss, 3);
+        if (p.last && p.last->test_accuracy >= 0)
+          text += ", accuracy " + percent(p.last->test_accuracy, 1);
+        show(p.step, p.steps, text);
+      });
+  RunRecord run = record_of(result, parameters, data.train.classes());
+  run.curve.insert(run.curve.end(), seen.curve.begin(), seen.curve.end());
+  run.numbers.insert(seen.numbers.begin(), seen.numbers.end());
+  run.lists = std::move(seen.lists);
+  return run;
+}
+
+}  // namespace
+
+std::vector<RunRecord> run_classifiers(Study study, const std::vector<ClassifierArm>& arms,
+                                       int seeds, const ImageSplits& data,
+                                       const TrainOptions& train, const Look& look) {
+  study.settings += settings_of(data) + "; " + settings_of(train);
+  if (look.at) {
+    study.settings += "; look every " + std::to_string(look.every) + ": " + look.settings;
+  }
+  std::vector<StudyArm> study_arms;
+  for (const ClassifierArm& arm : arms) {
+    const std::string lr = arm.lr > 0 ? ", lr " + std::to_string(arm.lr) : "";
+    study_arms.push_back({arm.name, arm.settings + lr, arm.work});
+  }
+  return run_study(study, study_arms, seeds, [&](size_t arm, int64_t seed, const ShowRun& show) {
+    return train_arm(arms[arm], seed, study, data, train, look, show);
+  });
+}
+
+std::vector<double> accuracies_of(const std::vector<RunRecord>& runs, const std::string& arm) {
+  return numbers_of(runs, arm, "test accuracy");
+}
+
+Table table_of_accuracies(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
+                          const std::string& baseline) {
+  const std::vector<double> base = accuracies_of(runs, baseline);
+  Table table{.title = "Test accuracy",
+              .header = {"arm", "ours", "minus " + baseline + " (points)", "95 % interval",
+                         "runs that diverged"},
+              .note = "Mean ± standard deviation over " + std::to_string(base.size()) +
+                      " seeds; the interval is that of the paired difference."};
+  for (const std::string& arm : arms) {
+    const std::vector<double> values = accuracies_of(runs, arm);
+    std::string difference = "-", interval = "-";
+    if (arm != baseline) {
+      difference = signed_fixed(100 * (mean(values) - mean(base)));
+      if (base.size() > 1) {
+        interval = points_interval(paired_difference_interval(values, base));
+      }
     }
-  }
-  return runs;
-}
-
-std::vector<double> final_accuracies(const std::vector<ClassifierRun>& runs, const std::string& arm,
-                                     int classes) {
-  std::vector<double> accuracies;
-  for (const ClassifierRun& run : runs) {
-    if (run.arm != arm) continue;
-    accuracies.push_back(run.result.diverged() ? 1.0 / classes : run.result.last().test_accuracy);
-  }
-  return accuracies;
-}
-
-std::vector<CurvePoint> curves_of(const std::vector<ClassifierRun>& runs) {
-  std::vector<CurvePoint> points;
-  for (const ClassifierRun& run : runs) {
-    for (const Evaluation& e : run.result.curve) {
-      points.push_back({run.arm, run.seed, e.step, "train loss", e.train_loss});
-      points.push_back({run.arm, run.seed, e.step, "test loss", e.test_loss});
-      points.push_back({run.arm, run.seed, e.step, "test accuracy (%)", 100 * e.test_accuracy});
-    }
-  }
-  return points;
-}
-
-Table table_of_seeds(const std::vector<ClassifierRun>& runs, const std::vector<Arm>& arms) {
-  Table table{.title = "Final test accuracy of every run", .header = {"seed"}};
-  for (const Arm& arm : arms) table.header.push_back(arm.name);
-  for (const ClassifierRun& run : runs) {
-    if (run.arm == arms.front().name) table.rows.push_back({std::to_string(run.seed)});
-    table.rows.back().push_back(run.result.diverged()
-                                    ? "diverged at step " + std::to_string(run.result.diverged_at)
-                                    : percent(run.result.last().test_accuracy));
+    const std::vector<const RunRecord*> of_arm = runs_of(runs, arm);
+    const auto diverged = std::count_if(of_arm.begin(), of_arm.end(),
+                                        [](const RunRecord* run) { return run->diverged(); });
+    table.rows.push_back({arm, percent_plus_minus(values), difference, interval,
+                          std::to_string(diverged) + " of " + std::to_string(of_arm.size())});
   }
   return table;
+}
+
+Table table_of_accuracy_by_seed(const std::vector<RunRecord>& runs) {
+  return table_of_seeds(runs, "Final test accuracy of every run", "test accuracy",
+                        [](double accuracy) { return percent(accuracy); });
+}
+
+std::vector<Plot> plots_of_training(const std::vector<RunRecord>& runs, const TrainOptions& train,
+                                    const std::string& what) {
+  const std::vector<CurvePoint> curves = curves_of(runs);
+  std::vector<Plot> plots;
+  const auto add = [&](const char* metric, const char* name, const std::string& title,
+                       const char* y_label, const char* caption) {
+    const auto is_metric = [&](const CurvePoint& p) { return p.metric == metric; };
+    if (std::none_of(curves.begin(), curves.end(), is_metric)) return;  // all runs diverged
+    Plot& plot = plots.emplace_back(plot_of_curves(curves, metric));
+    plot.name = name, plot.title = title, plot.y_label = y_label, plot.caption = caption;
+    plot.x_label = "training step (batches of " + std::to_string(train.batch) + ")";
+  };
+  add("test accuracy (%)", "accuracy", "Test accuracy while training: " + what, "test accuracy (%)",
+      "Mean over the seeds; the band reaches from the lowest to the highest.");
+  add("train loss", "loss", "Training loss: " + what, "cross-entropy (nats)",
+      train.augment ? "Mean since the last point, over batches with random crops and flips."
+                    : "Mean since the last point.");
+  return plots;
+}
+
+std::vector<std::pair<std::string, std::string>> settings_for_report(const ImageSplits& data,
+                                                                     const TrainOptions& t) {
+  std::string optimizer = "AdamW (" + fixed(t.adamw.beta1, 1) + ", " + fixed(t.adamw.beta2, 3) +
+                          "), lr " + fixed(t.lr, 4) + ", cosine, " + std::to_string(t.warmup) +
+                          " warm-up steps, weight decay " + fixed(t.adamw.weight_decay, 2);
+  if (t.adamw.max_norm > 0) optimizer += ", clip " + fixed(t.adamw.max_norm, 0);
+  if (t.label_smoothing > 0) optimizer += ", label smoothing " + fixed(t.label_smoothing, 1);
+  return {{"data", data.train.name + ": " + std::to_string(data.train.size()) + " train, " +
+                       std::to_string(data.test.size()) + " test" +
+                       (t.augment ? "; random crop and flip" : "")},
+          {"optimizer", optimizer},
+          {"steps", std::to_string(t.steps) + " of " + std::to_string(t.batch) + " images"}};
+}
+
+std::string describe(const ViTConfig& c) {
+  return "ViT, width " + std::to_string(c.width) + ", depth " + std::to_string(c.depth) + ", " +
+         std::to_string(c.heads) + " heads, patch " + std::to_string(c.patch_size) +
+         (c.pool == Pool::mean ? ", mean pooling" : ", class token");
 }
 
 }  // namespace dyt

@@ -1,12 +1,11 @@
-// A grid of arms x seeds of image classifiers, trained one after the other: the machinery under the
-// experiments that compare models on images.
+// Studies of image classifiers: the machinery under the experiments that compare models on images.
 #pragma once
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
-#include "experiments/registry.h"
+#include "experiments/run_settings.h"
+#include "experiments/study.h"
 #include "training/classifier.h"
 
 namespace dyt {
@@ -14,37 +13,57 @@ namespace dyt {
 // Declares a model's parameters and returns its forward pass.
 using BuildModel = std::function<Forward(Parameters& parameters)>;
 
-struct Arm {
+struct ClassifierArm {
   std::string name;
+  std::string settings;  // what the model depends on
   BuildModel build;
+  double lr = 0;    // another peak learning rate than the study's, where that is the question; or 0
+  double work = 1;  // of a run, relative to the other arms'
 };
 
-struct ClassifierRun {
-  std::string arm;
-  int64_t seed = 0;
-  TrainResult result;
-  int64_t parameters = 0;  // learned numbers
+// An arm of a model of models/ with its configuration: classifier_arm<ViT>("LN", config).
+template <class Model, class Config>
+ClassifierArm classifier_arm(const std::string& name, const Config& config) {
+  return {name, settings_of(config), [config](Parameters& parameters) -> Forward {
+            return [model = Model(config, parameters)](Tape& tape, const Tensor& images) {
+              return model.forward(tape, images);
+            };
+          }};
+}
+
+// Looks into a model while it trains: at step 0, then every `every` steps (0: not), and at the end.
+// What it sees goes into the record's curve, numbers and lists. It must leave the model as it is.
+struct Look {
+  int64_t every = 0;
+  std::function<void(int64_t step, const Forward&, const Parameters&, RunRecord&)> at = nullptr;
+  std::string settings = {};  // what it looks at: part of what a record must agree in
 };
 
 // Trains every arm with seeds 1 .. `seeds`. A seed fixes the initial values (equal wherever two
 // arms have a parameter of the same name and shape), the data order and the augmentation, so what
-// the arms of a seed differ in is the arm. `label` stands in front of the progress line.
-std::vector<ClassifierRun> run_classifiers(const std::string& label, const std::vector<Arm>& arms,
-                                           int seeds, const ImageSplits& data,
-                                           const TrainOptions& train, Device device);
+// the arms of a seed differ in is the arm. A record has
+//   curve    "train loss", "test loss", "test accuracy (%)"
+//   numbers  "test accuracy" (0 to 1), "test loss", "train loss" (mean since the last look but one)
+// A run that diverged has the accuracy of guessing, 1 / classes, and losses that are NaN.
+std::vector<RunRecord> run_classifiers(Study study, const std::vector<ClassifierArm>& arms,
+                                       int seeds, const ImageSplits& data,
+                                       const TrainOptions& train, const Look& look = {});
 
-// Final test accuracies (0 to 1) of an arm's runs in order of their seeds; a run that diverged
-// counts as what guessing gives, 1 / classes.
-std::vector<double> final_accuracies(const std::vector<ClassifierRun>& runs, const std::string& arm,
-                                     int classes);
+// Final test accuracies (0 to 1) of an arm's runs, in order of their seeds.
+std::vector<double> accuracies_of(const std::vector<RunRecord>& runs, const std::string& arm);
 
-// Points (arm, seed, step, "train loss" | "test loss" | "test accuracy (%)") of every run.
-std::vector<CurvePoint> curves_of(const std::vector<ClassifierRun>& runs);
+// "arm | test accuracy | difference to the baseline (points) | its 95 % interval | diverged"
+Table table_of_accuracies(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
+                          const std::string& baseline);
+Table table_of_accuracy_by_seed(const std::vector<RunRecord>& runs);
 
-// The number type a device trains in: bf16 on a GPU, else f32.
-DType default_dtype(Device device);
+// "test accuracy (%)" and "train loss" of all runs while they train. `what`: "LN and DyT".
+std::vector<Plot> plots_of_training(const std::vector<RunRecord>& runs, const TrainOptions& train,
+                                    const std::string& what);
 
-// "seed | arm 1 | arm 2 ...", final test accuracies, with "diverged at step n" where it did.
-Table table_of_seeds(const std::vector<ClassifierRun>& runs, const std::vector<Arm>& arms);
+// The settings "data", "optimizer" and "steps", for the report.
+std::vector<std::pair<std::string, std::string>> settings_for_report(const ImageSplits& data,
+                                                                     const TrainOptions& train);
+std::string describe(const ViTConfig& config);  // "ViT, width 96, depth 4, ..."
 
 }  // namespace dyt

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "experiments/study.h"
+#include "training/progress.h"
 
 namespace dyt {
 
@@ -14,82 +16,96 @@ const std::vector<Experiment>& experiments() {
       {1, "LayerNorm is tanh-like", "DyT, section 3",
        "Over many tokens, LayerNorm's input-output map bends like a tanh when a few channels carry "
        "extreme values, although it is a straight line for every single token.",
-       "2 s", run_01_layernorm_is_tanh_like},
+       2, run_01_layernorm_is_tanh_like},
       {2, "What LayerNorm does in trained networks", "DyT, Figures 2-4",
        "In trained Transformers the early LayerNorms are close to linear and the deep ones follow "
        "an S-shaped, tanh-like curve.",
-       "6 min", nullptr},
+       360, nullptr},
       {3, "ViT: LN vs DyT", "DyT, Table 1",
        "A ViT trained with DyT in place of every LayerNorm reaches the same accuracy or a slightly "
        "higher one.",
-       "6 min", run_03_vit},
+       360, run_03_vit},
       {4, "ConvNeXt: LN vs DyT", "DyT, Table 1",
-       "A ConvNeXt trained with DyT in place of every LayerNorm reaches the same accuracy.",
-       "6 min", nullptr},
+       "A ConvNeXt trained with DyT in place of every LayerNorm reaches the same accuracy.", 360,
+       nullptr},
       {5, "GPT: LN vs DyT vs Derf; LLaMA style: RMSNorm vs DyT", "DyT, Table 4; Derf, GPT-2",
        "Language models with DyT end at the loss of those with RMSNorm; Derf closes what is left "
        "to "
        "LayerNorm.",
-       "6 min", nullptr},
+       360, nullptr},
       {6, "What does a norm cost?", "DyT, Table 7",
        "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
        "less.",
-       "6 min", nullptr},
+       360, nullptr},
       {7, "Which squashing function?", "DyT, Table 8",
        "tanh does best, hardtanh and sigmoid come close, and without any squashing training fails.",
-       "6 min", nullptr},
+       360, nullptr},
       {8, "Without alpha", "DyT, Table 9",
-       "Without the learnable scale alpha, accuracy falls for every squashing function.", "6 min",
+       "Without the learnable scale alpha, accuracy falls for every squashing function.", 360,
        nullptr},
       {9, "alpha follows 1/std", "DyT, Figure 8",
        "alpha follows the inverse standard deviation of its input during training, and is strongly "
        "correlated with it afterwards.",
-       "6 min", nullptr},
+       360, nullptr},
       {10, "How sensitive is alpha0?", "DyT, Figures 9-11",
        "Outside language models alpha0 from 0.4 to 1.2 works equally well; larger models and "
        "higher "
        "learning rates need a smaller one to be stable.",
-       "6 min", nullptr},
+       360, nullptr},
       {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
        "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
        "larger in attention blocks.",
-       "10 min", nullptr},
+       600, nullptr},
       {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
        "1.7 in "
        "VGG19.",
-       "6 min", nullptr},
+       360, nullptr},
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",
-       "10 min", nullptr},
+       600, nullptr},
       {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
        "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
        "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
-       "10 min", nullptr},
+       600, nullptr},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
-       "10 min", nullptr},
+       600, nullptr},
       {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
        "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
        "erf is the best one found.",
-       "10 min", nullptr},
+       600, nullptr},
       {17, "When does removing LN help?", "arXiv 2604.23434",
        "DyT regularises by saturation: it improves the loss of a model that sees few tokens, and "
        "worsens that of one that sees many.",
-       "10 min", nullptr},
+       600, nullptr},
       {18, "Tuning only the norms", "arXiv 2302.07937",
-       "Training only the normalisation parameters of a random network already fits a lot.",
-       "10 min", nullptr},
+       "Training only the normalisation parameters of a random network already fits a lot.", 600,
+       nullptr},
       {24, "Translation", "Pre-LN, section 4 (IWSLT14)",
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
        "same "
        "quality faster.",
-       "10 min", nullptr},
+       600, nullptr},
       {25, "BERT-style masked language model", "Pre-LN, section 4",
-       "Pre-LN BERT trains without warm-up and faster than Post-LN.", "10 min", nullptr},
+       "Pre-LN BERT trains without warm-up and faster than Post-LN.", 600, nullptr},
   };
   return list;
+}
+
+std::string cost_text(const Experiment& experiment) { return time_left(experiment.cost); }
+
+std::string suite_progress(const std::vector<const Experiment*>& suite, size_t done,
+                           double seconds) {
+  double cost_done = 0, cost_left = 0;
+  for (size_t i = 0; i < suite.size(); ++i) (i < done ? cost_done : cost_left) += suite[i]->cost;
+  std::string text =
+      std::to_string(done) + " of " + std::to_string(suite.size()) + " experiments done";
+  if (done < suite.size() && cost_done > 0 && seconds > 0) {
+    text += ", about " + time_left(cost_left * seconds / cost_done) + " left";
+  }
+  return text;
 }
 
 const char* name_of(Size size) {
@@ -177,6 +193,7 @@ Report run_experiment(const Experiment& experiment, const Options& options,
                       const std::string& device) {
   require(experiment.run != nullptr, "experiment ", two_digits(experiment.number),
           " is planned, but not there yet; there are ", listed(true));
+  if (options.force) forget_runs(options, experiment.number);
   const auto begin = std::chrono::steady_clock::now();
   Report report = experiment.run(options);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
@@ -184,7 +201,8 @@ Report run_experiment(const Experiment& experiment, const Options& options,
   report.title = experiment.title;
   report.source = experiment.source;
   report.claim = experiment.claim;
-  stamp(report, device, taken.count());
+  // Of a study that went on where it had stopped, the time of all its runs.
+  stamp(report, device, std::max(taken.count(), report.seconds));
   return report;
 }
 

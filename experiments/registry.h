@@ -15,9 +15,11 @@ Size size_named(const std::string& name);  // throws Error listing the sizes
 struct Options {
   std::string device = "auto";  // auto, cpu, cuda, emulated
   Size size = Size::small;
-  std::string data = "synthetic";     // or cifar10:DIR
-  int seeds = 0;                      // 0: what the experiment takes at this size
-  std::filesystem::path out = "out";  // for records of finished runs; the caller writes the report
+  std::string data = "synthetic";  // or cifar10:DIR
+  int seeds = 0;                   // 0: what the experiment takes at this size
+  // For the records of finished runs; empty: none are kept. The report is for the caller to write.
+  std::filesystem::path out = {};
+  bool force = false;  // do all runs again, whatever records there are
 };
 
 struct Experiment {
@@ -25,9 +27,11 @@ struct Experiment {
   const char* title;
   const char* source;             // the paper's table or figure
   const char* claim;              // what the paper says, in a sentence
-  const char* cost;               // of --size small on 2 cores
+  int cost;                       // seconds that --size small takes on 2 cores, about
   Report (*run)(const Options&);  // nullptr: planned
 };
+
+std::string cost_text(const Experiment& experiment);  // "2 s", "6 min"
 
 // In order of their numbers; a number that is missing has not been given out.
 const std::vector<Experiment>& experiments();
@@ -45,6 +49,12 @@ std::vector<const Experiment*> select_experiments(const std::vector<std::string>
 // `device` is the description of what computes, for the report.
 Report run_experiment(const Experiment& experiment, const Options& options,
                       const std::string& device);
+
+// What is left of a suite of experiments of which `done` are finished and took `seconds` together:
+// "3 of 12 experiments done, about 25 min left". The costs say how long the others take relative to
+// these.
+std::string suite_progress(const std::vector<const Experiment*>& suite, size_t done,
+                           double seconds);
 
 Report run_01_layernorm_is_tanh_like(const Options& options);
 Report run_03_vit(const Options& options);

@@ -24,30 +24,6 @@ namespace dyt {
 namespace fs = std::filesystem;
 namespace {
 
-void write_file(const fs::path& path, const std::string& text) {
-  const fs::path temporary =
-      path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(getpid()));
-  std::ofstream file(temporary, std::ios::binary);
-  file << text;
-  file.close();
-  std::error_code failure;
-  if (file) {
-    fs::rename(temporary, path, failure);
-    if (!failure) return;
-  }
-  const std::string why = failure ? failure.message() : std::strerror(errno);
-  fs::remove(temporary, failure);
-  fail("cannot write ", path.string(), ": ", why);
-}
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  require(bool(file), "cannot read ", path.string(), ": ", std::strerror(errno));
-  return text.str();
-}
-
 // The value behind "key : value" in a file of such lines, as in /proc.
 std::string value_in(const char* path, const std::string& key) {
   std::ifstream file(path);
@@ -76,6 +52,30 @@ const char* name_of(Outcome outcome) {
 
 // --------------------------------------------------------------------------------------- files
 
+void write_file(const fs::path& path, const std::string& text) {
+  const fs::path temporary =
+      path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(getpid()));
+  std::ofstream file(temporary, std::ios::binary);
+  file << text;
+  file.close();
+  std::error_code failure;
+  if (file) {
+    fs::rename(temporary, path, failure);
+    if (!failure) return;
+  }
+  const std::string why = failure ? failure.message() : std::strerror(errno);
+  fs::remove(temporary, failure);
+  fail("cannot write ", path.string(), ": ", why);
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  require(bool(file), "cannot read ", path.string(), ": ", std::strerror(errno));
+  return text.str();
+}
+
 void prepare_output(const fs::path& out) {
   require(!out.empty(), "the output folder has no name; give one with --out DIR");
   std::error_code failure;
@@ -96,6 +96,15 @@ void prepare_output(const fs::path& out) {
 
 const char* build_commit() { return DYT_COMMIT; }
 
+std::string date_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
 void stamp(Report& report, const std::string& device, double seconds) {
   Machine& machine = report.machine;
   machine.cpu = value_in("/proc/cpuinfo", "model name");
@@ -105,12 +114,7 @@ void stamp(Report& report, const std::string& device, double seconds) {
   machine.device = device;
   report.commit = build_commit();
   report.seconds = seconds;
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  report.date = text;
+  report.date = date_now();
 }
 
 fs::path write_report(const Report& report, const fs::path& out) {
@@ -268,6 +272,11 @@ std::string percent_plus_minus(std::span<const double> fractions, int decimals) 
 std::string interval_text(const MeanInterval& interval, int decimals) {
   return "[" + signed_fixed(interval.low, decimals) + ", " + signed_fixed(interval.high, decimals) +
          "]";
+}
+
+std::string points_interval(const MeanInterval& interval, int decimals) {
+  return "[" + signed_fixed(100 * interval.low, decimals) + ", " +
+         signed_fixed(100 * interval.high, decimals) + "]";
 }
 
 }  // namespace dyt

@@ -75,6 +75,13 @@ void prepare_output(const std::filesystem::path& out);
 // The commit the program was built from, or "unknown".
 const char* build_commit();
 
+// Now, UTC, ISO 8601.
+std::string date_now();
+
+// Writes a file under a temporary name first, so that it is there whole or not at all.
+void write_file(const std::filesystem::path& path, const std::string& text);
+std::string read_file(const std::filesystem::path& path);
+
 // Fills in the machine, the date and the commit the program was built from (the macro DYT_COMMIT).
 void stamp(Report& report, const std::string& device, double seconds);
 
@@ -106,6 +113,8 @@ std::string plus_minus(std::span<const double> values,
 std::string percent_plus_minus(std::span<const double> fractions,
                                int decimals = 2);                           // "82.31 ± 0.25 %"
 std::string interval_text(const MeanInterval& interval, int decimals = 2);  // "[-0.31, +0.52]"
+// The same of a difference of fractions, in percentage points.
+std::string points_interval(const MeanInterval& interval, int decimals = 2);
 
 // ------------------------------------------------------- the formats, for write_report and the
 // tests

@@ -130,6 +130,18 @@ TEST_F(Cli, RunsCanBeRepeated) {
   EXPECT_EQ(a, b);
 }
 
+TEST_F(Cli, FinishedRunsAreKeptUnlessForced) {
+  const std::string command = "run 03 --size smoke --device cpu --out a";
+  ASSERT_EQ(dyt(command).status, 0);
+  const std::string first = slurp(folder_ / "a/03/curves.csv");
+  const Ran again = dyt(command);
+  EXPECT_NE(again.error.find("4 of 4 runs were finished before"), std::string::npos) << again.error;
+  EXPECT_EQ(slurp(folder_ / "a/03/curves.csv"), first);
+  const Ran forced = dyt(command + " --force");
+  EXPECT_EQ(forced.error.find("finished before"), std::string::npos) << forced.error;
+  EXPECT_EQ(slurp(folder_ / "a/03/curves.csv"), first);
+}
+
 // What an experiment reports is what `dyt train` gives.
 TEST_F(Cli, TrainWritesMetricsAsJsonLines) {
   const Ran ran =

@@ -18,7 +18,8 @@ TEST(Registry, NumbersRiseAndEveryEntryIsFilledIn) {
   for (const Experiment& e : experiments()) {
     EXPECT_GT(e.number, last);
     last = e.number;
-    for (const char* text : {e.title, e.source, e.claim, e.cost}) EXPECT_STRNE(text, "");
+    for (const char* text : {e.title, e.source, e.claim}) EXPECT_STRNE(text, "");
+    EXPECT_GT(e.cost, 0);
   }
   EXPECT_NE(find_experiment(1).run, nullptr);
   EXPECT_NE(find_experiment(3).run, nullptr);
@@ -58,6 +59,18 @@ TEST(Registry, Sizes) {
     EXPECT_EQ(size_named(name_of(size)), size);
   }
   EXPECT_THROW(size_named("huge"), Error);
+}
+
+TEST(Registry, SaysWhatIsLeftOfASuite) {
+  const auto costs = [](int number, int cost) {
+    return Experiment{number, "title", "source", "claim", cost, nullptr};
+  };
+  const Experiment a = costs(1, 10), b = costs(2, 20), c = costs(3, 30);
+  const std::vector<const Experiment*> suite = {&a, &b, &c};
+  EXPECT_EQ(suite_progress(suite, 0, 0), "0 of 3 experiments done");
+  EXPECT_EQ(suite_progress(suite, 2, 60), "2 of 3 experiments done, about 60 s left");
+  EXPECT_EQ(suite_progress(suite, 2, 120), "2 of 3 experiments done, about 2 min left");
+  EXPECT_EQ(suite_progress(suite, 3, 90), "3 of 3 experiments done");
 }
 
 // Experiment 01 at its smallest: all is there, and it is the same every time.

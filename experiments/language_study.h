@@ -1,0 +1,41 @@
+// Studies of language models: the machinery under the experiments that compare models on text.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "experiments/run_settings.h"
+#include "experiments/study.h"
+#include "training/language.h"
+
+namespace dyt {
+
+struct LanguageArm {
+  std::string name;
+  GPTConfig config;
+  double lr = 0;    // another peak learning rate than the study's, where that is the question; or 0
+  double work = 1;  // of a run, relative to the other arms'
+};
+
+// Looks into a model while it trains: at step 0, then every `every` steps (0: not), and at the end.
+// What it sees goes into the record's curve, numbers and lists. It must leave the model as it is.
+struct LanguageLook {
+  int64_t every = 0;
+  std::function<void(int64_t step, const GPT&, const Parameters&, RunRecord&)> at = nullptr;
+  std::string settings = {};  // what it looks at: part of what a record must agree in
+};
+
+// Trains every arm with seeds 1 .. `seeds`; what a seed fixes is as in classifier_study.h. A record
+// has
+//   curve    "train loss", "val loss"
+//   numbers  "val loss", "train loss" (nats per token); NaN if the run diverged
+std::vector<RunRecord> run_language_models(Study study, const std::vector<LanguageArm>& arms,
+                                           int seeds, const TextDataset& text,
+                                           const TrainOptions& train,
+                                           const LanguageLook& look = {});
+
+// The settings "data", "optimizer" and "steps", for the report.
+std::vector<std::pair<std::string, std::string>> settings_for_report(const TextDataset& text,
+                                                                     const TrainOptions& train);
+
+}  // namespace dyt

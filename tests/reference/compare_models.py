@@ -10,8 +10,8 @@ The model and its options are dyt's own. PyTorch computes in float64 from the sa
 inputs, which travel as safetensors under timm's or Hugging Face's names. `dyt forward` must give its
 logits within 1e-4 and `dyt backward` the loss and every gradient (within 1e-3 of the tensor's largest
 value), with BatchNorm in training, and its running statistics afterwards; with --dtype f64 within
-1e-8. Then the other way round: weights that dyt made must load there, strictly, and give the same
-logits. One line for each case; exit status 1 if any disagrees.
+1e-7 (LLaMA: 1e-5). Then the other way round: weights that dyt made must load there, strictly, and
+give the same logits. One line for each case; exit status 1 if any disagrees.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def random_inputs(options, generator, samples):
     if "vocab" in options:
         length = min(options["context"], 64)
         text = torch.randint(options["vocab"], (samples, length + 1), generator=generator)
-        return {"tokens": text[:, :-1].contiguous(), "labels": text[:, 1:].contiguous()}
+        return {"tokens": text[:, :-1].clone(), "labels": text[:, 1:].clone()}
     images, labels = vit.random_batch(
         generator, samples, options["image_size"], options["classes"]
     )
@@ -226,7 +226,11 @@ class Comparison:
         return load_file(output)
 
     def tolerances(self):
-        return (1e-8, 1e-8) if self.arguments.dtype == "f64" else (1e-4, 1e-3)
+        if self.arguments.dtype == "f32":
+            return 1e-4, 1e-3
+        # transformers computes RMSNorm and the angles of RoPE in float32, whatever the model's type;
+        # dyt keeps an epsilon and BatchNorm's momentum in float32.
+        return (1e-5, 1e-5) if self.name.startswith("llama") else (1e-7, 1e-7)
 
     def run(self):
         """(tensor, difference, allowed) for everything that is compared."""

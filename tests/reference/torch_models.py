@@ -189,6 +189,8 @@ def gpt(o):
         n_head=o["heads"],
         n_inner=o.get("hidden"),
         tie_word_embeddings=o.get("tied", True),
+        bos_token_id=None,
+        eos_token_id=None,
         attn_implementation="eager",
     )
     return change_norms(GPT2LMHeadModel(config), o)
@@ -205,6 +207,8 @@ def llama(o):
         num_key_value_heads=o.get("kv_heads") or o["heads"],
         rms_norm_eps=1e-6,
         tie_word_embeddings=o.get("tied", True),
+        bos_token_id=None,
+        eos_token_id=None,
         attn_implementation="eager",
     )
     model = change_norms(LlamaForCausalLM(config), o)

@@ -1,5 +1,7 @@
 #include "models/model_spec.h"
 
+#include <charconv>
+#include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +12,12 @@ using nlohmann::json;
 
 json stored(NormKind kind) { return name_of(kind); }
 json stored(Placement placement) { return name_of(placement); }
+// 0.1f as 0.1, not as 0.10000000149011612: the shortest number that is read as this one.
+json stored(float value) {
+  char digits[32];
+  *std::to_chars(digits, digits + sizeof digits - 1, value).ptr = 0;
+  return std::strtod(digits, nullptr);
+}
 template <class Value>
 json stored(Value value) {
   return value;

@@ -131,6 +131,7 @@ TEST(ModelSpec, SurvivesJson) {
   }
   EXPECT_EQ(to_json({.preset = "vit_micro", .width = 96, .norm = NormKind::dyt}),
             R"({"preset":"vit_micro","width":96,"norm":"dyt"})");
+  EXPECT_EQ(to_json({.preset = "vit", .drop_path = 0.1f}), R"({"preset":"vit","drop_path":0.1})");
 }
 
 TEST(ModelSpec, RefusesJsonThatDescribesNoModel) {

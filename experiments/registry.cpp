@@ -26,8 +26,8 @@ const std::vector<Experiment>& experiments() {
        "higher one.",
        360, run_03_vit},
       {4, "ConvNeXt: LN vs DyT", "DyT, Table 1",
-       "A ConvNeXt trained with DyT in place of every LayerNorm reaches the same accuracy.", 360,
-       nullptr},
+       "A ConvNeXt trained with DyT in place of every LayerNorm reaches the same accuracy.", 180,
+       run_04_convnext},
       {5, "GPT: LN vs DyT vs Derf; LLaMA style: RMSNorm vs DyT", "DyT, Table 4; Derf, GPT-2",
        "Language models with DyT end at the loss of those with RMSNorm; Derf closes what is left "
        "to "
@@ -39,14 +39,14 @@ const std::vector<Experiment>& experiments() {
        360, nullptr},
       {7, "Which squashing function?", "DyT, Table 8",
        "tanh does best, hardtanh and sigmoid come close, and without any squashing training fails.",
-       360, nullptr},
+       240, run_07_squashing},
       {8, "Without alpha", "DyT, Table 9",
-       "Without the learnable scale alpha, accuracy falls for every squashing function.", 360,
-       nullptr},
+       "Without the learnable scale alpha, accuracy falls for every squashing function.", 270,
+       run_08_without_alpha},
       {9, "alpha follows 1/std", "DyT, Figure 8",
        "alpha follows the inverse standard deviation of its input during training, and is strongly "
        "correlated with it afterwards.",
-       360, nullptr},
+       120, run_09_alpha_follows_std},
       {10, "How sensitive is alpha0?", "DyT, Figures 9-11",
        "Outside language models alpha0 from 0.4 to 1.2 works equally well; larger models and "
        "higher "
@@ -60,7 +60,7 @@ const std::vector<Experiment>& experiments() {
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
        "1.7 in "
        "VGG19.",
-       360, nullptr},
+       250, run_12_batchnorm},
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",

@@ -44,7 +44,7 @@ VGG::VGG(const VGGConfig& c, Parameters& parameters) : config_(c) {
     if (c.norm.kind != NormKind::none)
       layer.norm = Norm(parameters, name(), width, c.norm);
     else
-      layer.norm = Norm(parameters, "", width, c.norm);
+      layer.norm = Norm(parameters, conv, width, c.norm);  // no parameters; a name to observe
     ++index;  // the ReLU
     in = width;
   }

@@ -7,7 +7,7 @@
 #include "core/parameters.h"
 #include "core/tape.h"
 #include "datasets/images.h"
-#include "training/trainer.h"
+#include "training/classifier.h"
 
 namespace dyt {
 

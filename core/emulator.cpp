@@ -219,6 +219,27 @@ void start_worker() {
   throw Error(sentence);
 }
 
+// Resumes threads that a barrier or a shuffle has released. In ascending order all of them, one
+// after the other, so that warps keep in step; in the other orders the one released last, so that
+// a warp runs on, shuffle after shuffle, as far ahead of the others as barriers allow: what one
+// warp overwrites before another has read it shows.
+void run_ready() {
+  const bool in_step = order == Order::ascending;
+  std::vector<int> released;
+  if (in_step) {
+    released = std::move(block.ready);
+    block.ready.clear();
+  } else {
+    released = {block.ready.back()};
+    block.ready.pop_back();
+  }
+  for (int t : released) {
+    if (block.error) break;
+    Thread& thread = block.threads[size_t(t)];
+    resume(std::move(thread.fiber), thread.stack_bottom);
+  }
+}
+
 void run_block(uint64_t block_number) {
   const int threads = int(blockDim.x * blockDim.y * blockDim.z);
   block.threads.clear();
@@ -247,13 +268,7 @@ void run_block(uint64_t block_number) {
 
   while (block.unfinished > 0 && !block.error) {
     if (!block.ready.empty()) {
-      const std::vector<int> batch = std::move(block.ready);
-      block.ready.clear();
-      for (int t : batch) {
-        if (block.error) break;
-        Thread& thread = block.threads[size_t(t)];
-        resume(std::move(thread.fiber), thread.stack_bottom);
-      }
+      run_ready();
     } else if (block.next < block.order.size()) {
       start_worker();
     } else {

@@ -4,8 +4,8 @@
 // a meaning: threadIdx and friends are variables, __syncthreads() and the warp shuffles are calls
 // into a scheduler (emulator.cpp) that runs every thread of a block as a fiber. So a kernel can be
 // stepped through in gdb, and checked:
-//   - a block's threads run in ascending, descending or shuffled order; results must agree, so a
-//     missing barrier shows;
+//   - a block's threads run in ascending, descending or shuffled order, with the warps in step or
+//     one far ahead of the others; results must agree, so a missing barrier shows;
 //   - a barrier that not every thread reaches is reported, with the threads and the lines;
 //   - shared memory and fresh device memory are filled with NaN, so what was never written shows;
 //   - device memory is unreadable outside kernels and copies, so host code that touches it faults,

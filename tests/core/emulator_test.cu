@@ -50,6 +50,35 @@ TEST(EmulatorKernels, MissingBarrierShowsInEveryThreadOrder) {
   });
 }
 
+// Both warps read the box, and the first writes it again; `with_barrier` says whether it waits for
+// the other. A shuffle between the two keeps only the threads of a warp together.
+__global__ void reuse(float* out, bool with_barrier) {
+  SHARED(float, box, [1]);
+  if (threadIdx.x == 0) box[0] = 1;
+  __syncthreads();
+  out[threadIdx.x] = warp_max(box[0]);
+  if (with_barrier) __syncthreads();
+  if (threadIdx.x == 0) box[0] = 2;
+}
+
+TEST(EmulatorKernels, AWarpThatOverwritesWhatAnotherHasNotReadShows) {
+  const OnDevice<float> out(64);
+  const auto wrong = [&](bool with_barrier) {
+    launch(reuse, 1, 64)(out.data(), with_barrier);
+    int n = 0;
+    for (float v : out.host()) n += v != 1;
+    return n;
+  };
+  EXPECT_EQ(wrong(true), 0);
+  EXPECT_EQ(wrong(false), 0);  // in step, the warps hide it
+  int seen = 0;
+  for_other_thread_orders([&](const char* order) {
+    EXPECT_EQ(wrong(true), 0) << order;
+    seen += wrong(false) > 0;
+  });
+  EXPECT_GT(seen, 0);
+}
+
 __global__ void divergent(float* out) {
   if (threadIdx.x != 37) __syncthreads();
   out[threadIdx.x] = 1;

@@ -17,7 +17,9 @@
 // THE RULE. See `rule`. A correlation of few layers is not normally distributed, so its interval is
 // made from Fisher's atanh(r), which is, and brought back. It was written before the first run.
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
 
 #include "experiments/activations.h"
 #include "experiments/vit_setting.h"
@@ -184,6 +186,31 @@ std::vector<std::string> sites_of(const RunRecord& run) {
   return sites;
 }
 
+// The correlation over the layers at every step that was looked at.
+Plot correlation_during_training(const std::vector<RunRecord>& runs, const TrainOptions& train) {
+  Plot plot{.name = "r",
+            .title = "During training: correlation of alpha and 1/std over the layers",
+            .x_label = "training step (batches of " + std::to_string(train.batch) + ")",
+            .y_label = "r over the layers (no unit)",
+            .horizontal = {{0.5, "the rule's bound"}},
+            .y_range = Range{-1, 1},
+            .caption = "Before the first step all alphas are equal, and there is no correlation."};
+  for (const RunRecord& run : runs) {
+    std::map<int64_t, std::array<std::vector<double>, 2>> by_step;
+    for (const CurvePoint& p : run.curve) {
+      if (p.metric.rfind("alpha ", 0) == 0) by_step[p.step][0].push_back(p.value);
+      if (p.metric.rfind("1/std ", 0) == 0) by_step[p.step][1].push_back(p.value);
+    }
+    Series s{.name = "seed " + std::to_string(run.seed)};
+    for (const auto& [step, values] : by_step) {
+      if (step == 0) continue;
+      s.x.push_back(double(step)), s.y.push_back(pearson_correlation(values[0], values[1]));
+    }
+    plot.series.push_back(std::move(s));
+  }
+  return plot;
+}
+
 Table table_of(const RunRecord& run) {
   Table table{.title = "The layers of the first seed's run",
               .header = {"DyT", "alpha", "1/std", "lowest alpha", "r over training"},
@@ -233,6 +260,7 @@ Report run_09_alpha_follows_std(const Options& options) {
   report.plots.push_back(during_training(
       runs.front(), {sites.front(), sites[sites.size() / 2], sites[sites.size() - 2]},
       setting.train));
+  report.plots.push_back(correlation_during_training(runs, setting.train));
   report.plots.push_back(over_depth(runs));
   report.tables = {correlations, table_of(runs.front())};
   report.settings = settings_for_report(data, setting.train);

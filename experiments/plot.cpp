@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -19,6 +18,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "experiments/plot_axes.h"
+#include "experiments/plot_script.h"
 
 extern char** environ;
 
@@ -88,49 +88,6 @@ std::vector<size_t> points_to_draw(const Series& s) {
 
 // ---------------------------------------------------------------------------- the gnuplot script
 
-std::string number(double v) {
-  if (!std::isfinite(v)) return "NaN";
-  char text[32];
-  const auto end = std::to_chars(text, text + sizeof text, v, std::chars_format::general, 7).ptr;
-  return {text, end};
-}
-
-// A gnuplot string: between single quotes nothing is special but a single quote, which we put
-// between double ones. (Doubled single quotes would do, but not at the beginning of a title:
-// gnuplot 5.4.)
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (const char c : text) {
-    if (c == '\'')
-      out += "'.\"'\".'";
-    else
-      out += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-  }
-  return out + "'";
-}
-
-// The same, broken between words into lines of at most `width` characters where words allow.
-std::string quoted_and_wrapped(const std::string& text, size_t width) {
-  std::string script, line, word;
-  const auto end_word = [&] {
-    if (!line.empty() && length_utf8(line) + 1 + length_utf8(word) > width) {
-      script += quoted(line) + ".\"\\n\".";
-      line.clear();
-    }
-    if (!line.empty() && !word.empty()) line += ' ';
-    line += word;
-    word.clear();
-  };
-  for (const char c : text) {
-    if (c == ' ' || c == '\n')
-      end_word();
-    else
-      word += c;
-  }
-  end_word();
-  return script + quoted(line);
-}
-
 std::string thinned_name(const Series& s, size_t drawn) {
   if (s.name.empty() || s.style != SeriesStyle::points || drawn == s.x.size()) return s.name;
   return s.name + " (" + std::to_string(drawn) + " of " + std::to_string(s.x.size()) + ")";
@@ -156,9 +113,9 @@ std::string log_tics(const Axis& axis) {
 }
 
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
-  script += "set title " + quoted_and_wrapped(plot.title, 52) + "\n";
-  script += "set xlabel " + quoted_and_wrapped(plot.x_label, 50) + " offset 0,0.4\n";
-  script += "set ylabel " + quoted_and_wrapped(plot.y_label, 34) + "\n";
+  script += "set title " + gnuplot_lines(plot.title, 52) + "\n";
+  script += "set xlabel " + gnuplot_lines(plot.x_label, 50) + " offset 0,0.4\n";
+  script += "set ylabel " + gnuplot_lines(plot.y_label, 34) + "\n";
   for (const auto& [letter, axis] : {std::pair{'x', axes.x}, std::pair{'y', axes.y}}) {
     const std::string name(1, letter);
     if (axis.log) script += "set logscale " + name + "\n";
@@ -172,7 +129,7 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += "set xtics (";
   for (size_t i = 0; i < plot.x_tics.size(); ++i) {
     const auto& [at, label] = plot.x_tics[i];
-    script += (i ? ", " : "") + quoted(label.empty() ? number(at) : label) + " " + number(at);
+    script += (i ? ", " : "") + gnuplot_text(label.empty() ? number(at) : label) + " " + number(at);
   }
   script += ")\n";
 }
@@ -197,7 +154,7 @@ void append_series(std::ostream& blocks, std::vector<std::string>& elements, con
   }
   blocks << "END_OF_SERIES\n";
   if (!any) name += " (no finite value)";
-  std::string title = s.name.empty() ? " notitle" : " title " + quoted(name);
+  std::string title = s.name.empty() ? " notitle" : " title " + gnuplot_text(name);
   const std::string from = any ? block + " using 1:2" : "NaN";
   const bool bars = band && s.style == SeriesStyle::points;
   if (any && band && !bars) {
@@ -233,7 +190,7 @@ void append_reference_lines(std::ostream& blocks, std::vector<std::string>& elem
     blocks << block << " << END_OF_SERIES\n" << from << '\n' << to << "\nEND_OF_SERIES\n";
     elements.push_back(block + " using 1:2 with lines lw 1.5 lc rgb '#555555' dt " +
                        dashes[place++ % 4] +
-                       (label.empty() ? " notitle" : " title " + quoted(label)));
+                       (label.empty() ? " notitle" : " title " + gnuplot_text(label)));
   };
   for (const auto& [at, label] : plot.vertical) {
     if (!axes.x.shows(at)) continue;
@@ -267,6 +224,7 @@ Legend legend_of(const Plot& plot) {
 }
 
 std::string gnuplot_script(const Plot& plot) {
+  if (plot.heat_map) return heat_map_script(plot);
   const Axes axes = axes_of(plot, 0.03, 0.05);
   std::ostringstream blocks;
   std::vector<std::string> elements;
@@ -276,21 +234,16 @@ std::string gnuplot_script(const Plot& plot) {
   }
   if (elements.empty()) elements.push_back("NaN notitle");
   const Legend legend = legend_of(plot);
-  const std::string height = std::to_string(380 + 24 * legend.rows);
-  std::string script =
-      "set encoding utf8\n"
-      "set terminal svg size 540," +
-      height +
-      " dynamic noenhanced font 'sans-serif,16' background '#ffffff'\n"
-      "set border lc rgb '#444444'\n"
-      "set grid back lt 1 lw 0.7 lc rgb '#dddddd'\n"
-      "set key below center horizontal Left reverse samplen 2.2 maxcols " +
-      std::to_string(legend.columns) +
-      "\n"
-      "set bmargin " +
-      number(3.6 + double(legend.rows)) +
-      "\n"
-      "set tics nomirror\n";
+  std::string script = script_head(380 + 24 * int(legend.rows)) +
+                       "set border lc rgb '#444444'\n"
+                       "set grid back lt 1 lw 0.7 lc rgb '#dddddd'\n"
+                       "set key below center horizontal Left reverse samplen 2.2 maxcols " +
+                       std::to_string(legend.columns) +
+                       "\n"
+                       "set bmargin " +
+                       number(3.6 + double(legend.rows)) +
+                       "\n"
+                       "set tics nomirror\n";
   append_axes(script, plot, axes);
   script += blocks.str() + "plot ";
   for (size_t i = 0; i < elements.size(); ++i) script += (i ? ", \\\n  " : "") + elements[i];

@@ -35,6 +35,13 @@ struct Range {
   double low = 0, high = 0;
 };
 
+// A table of numbers as coloured cells, each with its number in it.
+struct HeatMap {
+  std::vector<std::string> columns = {}, rows = {};  // what stands at them; the first row is lowest
+  std::vector<std::vector<double>> values = {};      // [row][column]; NaN: failed, crossed out
+  int decimals = 0;
+};
+
 struct Plot {
   std::string name = {};                   // the file's stem: letters, digits, '-' and '_'
   std::string title = {};                  // long ones are wrapped
@@ -46,6 +53,7 @@ struct Plot {
       {};  // names of arms, or depths 6, 12, 24 on a log axis; empty: automatic
   std::optional<Range> x_range = {}, y_range = {};  // default: what the data need
   std::string caption = {};                         // for the report, under the plot
+  std::optional<HeatMap> heat_map = {};             // instead of series
 };
 
 // No series draws more than this many points (a line: vertices); what is left out of a cloud is

@@ -42,6 +42,13 @@ void check(const Plot& plot) {
   };
   require(!plot.name.empty() && std::all_of(plot.name.begin(), plot.name.end(), allowed),
           "a plot's name must be letters, digits, '-' and '_', but it is '", plot.name, "'");
+  if (plot.heat_map) {
+    const HeatMap& map = *plot.heat_map;
+    bool fits = !map.rows.empty() && !map.columns.empty() && map.values.size() == map.rows.size();
+    for (const auto& row : map.values) fits = fits && row.size() == map.columns.size();
+    require(fits && plot.series.empty(), "the heat map '", plot.name,
+            "' needs a value for each of its rows and columns, and no series");
+  }
   for (const Series& s : plot.series) {
     const bool band = !s.low.empty() || !s.high.empty();
     require(s.x.size() == s.y.size() &&

@@ -6,11 +6,38 @@
 
 #include "core/error.h"
 #include "experiments/plot_axes.h"
+#include "experiments/report.h"
 
 namespace dyt {
 
+namespace {
+
+std::string heat_map_text(const Plot& plot) {
+  const HeatMap& map = *plot.heat_map;
+  size_t margin = 0, cell = 7;
+  for (const std::string& row : map.rows) margin = std::max(margin, length_utf8(row));
+  for (const std::string& column : map.columns) cell = std::max(cell, length_utf8(column) + 1);
+  const auto padded = [](const std::string& text, size_t width) {
+    return std::string(width - length_utf8(text), ' ') + text;
+  };
+  std::string out = plot.title + "\n" + plot.y_label + "\n";
+  for (size_t y = map.rows.size(); y-- > 0;) {
+    out += padded(map.rows[y], margin) + " |";
+    for (const double v : map.values[y]) {
+      out += padded(std::isfinite(v) ? fixed(v, map.decimals) : "failed", cell);
+    }
+    out += "\n";
+  }
+  out += std::string(margin, ' ') + "  ";
+  for (const std::string& column : map.columns) out += padded(column, cell);
+  return out + "\n" + std::string(margin + 2, ' ') + plot.x_label + "\n";
+}
+
+}  // namespace
+
 std::string render_text(const Plot& plot, int width, int height) {
   check(plot);
+  if (plot.heat_map) return heat_map_text(plot);
   require(width >= 16 && height >= 4, "a plot in text needs at least 16 x 4 characters, not ",
           width, " x ", height);
   constexpr std::string_view marks = "*o+x#@%";
@@ -60,6 +87,12 @@ std::string render_text(const Plot& plot, int width, int height) {
   const int before = std::max(gap / 2, 2), after = std::max(gap - before, 2);
   out += right_aligned("") + "  " + left + std::string(size_t(before), ' ') + plot.x_label +
          std::string(size_t(after), ' ') + right + "\n";
+  std::string named;
+  for (const Tic& tic : plot.x_tics) {
+    if (tic.label.empty()) continue;
+    named += (named.empty() ? "" : ", ") + short_number(tic.at) + ": " + tic.label;
+  }
+  if (!named.empty()) out += right_aligned("") + "  " + named + "\n";
   for (size_t k = 0; k < plot.series.size(); ++k) {
     if (plot.series[k].name.empty()) continue;
     out += right_aligned("") + "  " + marks[k % marks.size()] + " " + plot.series[k].name + "\n";

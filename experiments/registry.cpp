@@ -20,7 +20,7 @@ const std::vector<Experiment>& experiments() {
       {2, "What LayerNorm does in trained networks", "DyT, Figures 2-4",
        "In trained Transformers the early LayerNorms are close to linear and the deep ones follow "
        "an S-shaped, tanh-like curve.",
-       360, nullptr},
+       120, run_02_norms_in_networks},
       {3, "ViT: LN vs DyT", "DyT, Table 1",
        "A ViT trained with DyT in place of every LayerNorm reaches the same accuracy or a slightly "
        "higher one.",
@@ -51,7 +51,7 @@ const std::vector<Experiment>& experiments() {
        "Outside language models alpha0 from 0.4 to 1.2 works equally well; larger models and "
        "higher "
        "learning rates need a smaller one to be stable.",
-       360, nullptr},
+       340, run_10_alpha0},
       {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
        "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
        "larger in attention blocks.",

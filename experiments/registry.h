@@ -57,11 +57,13 @@ std::string suite_progress(const std::vector<const Experiment*>& suite, size_t d
                            double seconds);
 
 Report run_01_layernorm_is_tanh_like(const Options& options);
+Report run_02_norms_in_networks(const Options& options);
 Report run_03_vit(const Options& options);
 Report run_04_convnext(const Options& options);
 Report run_07_squashing(const Options& options);
 Report run_08_without_alpha(const Options& options);
 Report run_09_alpha_follows_std(const Options& options);
+Report run_10_alpha0(const Options& options);
 Report run_12_batchnorm(const Options& options);
 
 }  // namespace dyt

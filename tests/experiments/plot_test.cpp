@@ -117,6 +117,39 @@ TEST(Plot, LogAxesBandsErrorBarsAndNamedTics) {
   EXPECT_NE(svg.find(">20<"), svg.npos);  // less than a decade or so: more labels than 10
 }
 
+Plot small_heat_map() {
+  Plot plot{.name = "map", .title = "Map", .x_label = "learning rate", .y_label = "alpha0"};
+  plot.heat_map = HeatMap{.columns = {"1e-3", "4e-3", "1e-2"},
+                          .rows = {"0.5", "LN"},
+                          .values = {{81.2, 70, nan}, {80, 65.5, 10}},
+                          .decimals = 1};
+  return plot;
+}
+
+TEST(Plot, HeatMapNamesEveryCell) {
+  SVG_OR_SKIP(svg, small_heat_map());
+  for (const char* text : {">81.2<", ">70.0<", "failed", ">65.5<", ">10.0<", "learning rate",
+                           "alpha0", "4e-3", "LN"}) {
+    EXPECT_NE(svg.find(text), svg.npos) << text;
+  }
+  Plot ragged = small_heat_map();
+  ragged.heat_map->values[1].pop_back();
+  EXPECT_THROW(render_svg(ragged), Error);
+  Plot all_failed = small_heat_map();
+  all_failed.heat_map->values = {{nan, nan, nan}, {nan, nan, nan}};
+  EXPECT_TRUE(render_svg(all_failed).has_value());
+}
+
+TEST(Plot, HeatMapInCharacters) {
+  EXPECT_EQ(render_text(small_heat_map()),
+            "Map\n"
+            "alpha0\n"
+            " LN |   80.0   65.5   10.0\n"
+            "0.5 |   81.2   70.0 failed\n"
+            "        1e-3   4e-3   1e-2\n"
+            "     learning rate\n");
+}
+
 TEST(Plot, RefusesMalformedPlots) {
   Plot plot = two_lines();
   plot.name = "../accuracy";

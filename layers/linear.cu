@@ -45,6 +45,7 @@ template <Gelu kind, class T>
 void bias_gelu_forward_cpu(T* y, T* h, const T* bias, int64_t rows, int64_t C) {
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
+    cpu::prefetch(h + (r + 1) * C, C);
 #pragma omp simd
     for (int64_t c = 0; c < C; ++c) {
       const T h_rc = h[r * C + c] + bias[c];
@@ -70,6 +71,8 @@ template <Gelu kind, class T>
 void gelu_bias_backward_cpu(T* dy, T* dbias, const T* h, int64_t rows, int64_t C) {
   sum_over_rows(dbias, C, rows, [&](int64_t begin, int64_t end, T* partial) {
     for (int64_t r = begin; r < end; ++r) {
+      cpu::prefetch(h + (r + 1) * C, C);
+      cpu::prefetch(dy + (r + 1) * C, C);
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) {
         const T dh = dy[r * C + c] * gelu_slope<kind>(h[r * C + c]);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/cpu_math.h"
 #include "core/kernel.h"
 #include "core/reduce.h"
 #include "core/tape.h"
@@ -46,6 +47,7 @@ void row_norm_forward_cpu(T* y, T* mean, T* rstd, const T* x, const T* gamma, co
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     const T* x_r = x + r * C;
+    cpu::prefetch(x_r + C, C);
     const T m = centered ? sum_of(x_r, C) / T(C) : T(0);
     const T s = 1 / std::sqrt(sum_of_squares(x_r, m, C) / T(C) + epsilon);
 #pragma omp simd
@@ -90,6 +92,8 @@ void row_norm_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, co
   std::vector<T> sums(size_t(2 * C), T(0));  // dgamma, dbeta
   sum_over_rows(sums.data(), 2 * C, rows, [=](int64_t begin, int64_t end, T* partial) {
     for (int64_t r = begin; r < end; ++r) {
+      cpu::prefetch(x + (r + 1) * C, C);
+      cpu::prefetch(dy + (r + 1) * C, C);
       row_norm_backward_row_cpu<centered>(dx ? dx + r * C : nullptr, add, partial, partial + C,
                                           dy + r * C, x + r * C, centered ? mean[r] : T(0), rstd[r],
                                           gamma, C);

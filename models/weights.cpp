@@ -102,19 +102,11 @@ class Reader {
 
   void read() {
     check_names_and_shapes();
-    for (const std::string& name : used_) check_finite(name);
-    for (const Parameter& p : parameters_.all()) {
-      std::vector<double> values;
-      for (const Part& part : parts_of(model_, p)) {
-        std::vector<double> rows = file_.doubles(name_in_file(part.name));
-        if (part.transposed) rows = transpose(rows, p.size() / p.shape[0], part.rows);
-        values.insert(values.end(), rows.begin(), rows.end());
-      }
-      parameters_.set_values(p, values);
-    }
-    for (const ModelBuffer& b : parameters_.buffers()) {
-      parameters_.set_values(b, numbers(prefix_ + b.name));
-    }
+    // Everything is looked at before anything is set.
+    for (const Parameter& p : parameters_.all()) values_of(p);
+    for (const ModelBuffer& b : parameters_.buffers()) values_of(b);
+    for (const Parameter& p : parameters_.all()) parameters_.set_values(p, values_of(p));
+    for (const ModelBuffer& b : parameters_.buffers()) parameters_.set_values(b, values_of(b));
   }
 
  private:
@@ -180,17 +172,30 @@ class Reader {
             " differs from ", embedding, ", but the model's head is its token embedding");
   }
 
-  // Whole numbers count.
-  std::vector<double> numbers(const std::string& name) const {
-    if (file_.at(name).type != StoredType::I64) return file_.doubles(name);
-    const std::vector<int64_t> values = file_.integers(name);
-    return {values.begin(), values.end()};
+  std::vector<double> values_of(const Parameter& p) const {
+    std::vector<double> values;
+    for (const Part& part : parts_of(model_, p)) {
+      std::vector<double> rows = finite_numbers(name_in_file(part.name));
+      if (part.transposed) rows = transpose(rows, p.size() / p.shape[0], part.rows);
+      values.insert(values.end(), rows.begin(), rows.end());
+    }
+    return values;
   }
 
-  void check_finite(const std::string& name) const {
-    for (double v : numbers(name)) {
-      require(std::isfinite(v), file_.source, ": ", name, " has a value ", v);
+  std::vector<double> values_of(const ModelBuffer& b) const {
+    if (!b.counts) return finite_numbers(prefix_ + b.name);
+    const std::vector<int64_t> counts = file_.integers(prefix_ + b.name);
+    return {counts.begin(), counts.end()};
+  }
+
+  std::vector<double> finite_numbers(const std::string& name) const {
+    std::vector<double> values = file_.doubles(name);
+    const bool wide = parameters_.dtype() == DType::f64;
+    for (double v : values) {
+      require(wide ? std::isfinite(v) : std::isfinite(float(v)), file_.source, ": ", name,
+              " has a value ", v);
     }
+    return values;
   }
 
   const Model& model_;

@@ -34,7 +34,7 @@ Tensor upload_images(Tape& tape, const Model& model, const TensorFile& file) {
   require(shape[1] == C && shape[2] == S && shape[3] == S, file.source, ": images is ",
           shape_text(shape), ", where ", model.spec().preset, " takes ", needed);
   const std::vector<double> x = file.doubles("images");
-  for (double v : x) require(std::isfinite(v), file.source, ": images has a value ", v);
+  for (double v : x) require(std::isfinite(T(v)), file.source, ": images has a value ", v);
   const int64_t N = shape[0], pixels = S * S;
   std::vector<T> y(x.size());
   for (int64_t n = 0; n < N; ++n) {

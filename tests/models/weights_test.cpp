@@ -161,6 +161,11 @@ TEST(Weights, NameWhatIsWrongInAFile) {
                  f.tensors["transformer.ln_f.bias"].type = StoredType::I32;
                }),
                {"transformer.ln_f.bias", "is I32"});
+  expect_error(read_changed([](TensorFile& f) {
+                 f.tensors.erase("transformer.ln_f.bias");
+                 f.add("transformer.ln_f.bias", {32}, std::vector<double>(32, 1e39));
+               }),
+               {"transformer.ln_f.bias has a value 1e+39"});
 
   // A NaN is found before anything is set.
   TensorFile before, after;

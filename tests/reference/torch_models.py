@@ -86,9 +86,7 @@ def change_norms(model, options):
             LlamaRMSNorm,
             lambda n: nn.LayerNorm(n.weight.shape[0], eps=n.variance_epsilon, bias=False),
         )
-    elif norm == "none":
-        replace(model, kinds, lambda n: nn.Identity())
-    elif norm is not None:
+    elif norm not in (None, "none"):
         raise ValueError(f"no {norm} here")
     return model
 
@@ -177,7 +175,11 @@ def vgg(o):
     features = []
     for stage, convs in enumerate(o["convs"]):
         features += [o["width"] << min(stage, 3)] * convs + ["M"]
-    return change_norms(small_vgg(features, o["hidden"], o["classes"]), o)
+    model = small_vgg(features, o["hidden"], o["classes"])
+    if o.get("norm") == "none":  # timm numbers the others as if they had never been
+        kept = [m for m in model.features if not isinstance(m, nn.BatchNorm2d)]
+        model.features = nn.Sequential(*kept)
+    return change_norms(model, o)
 
 
 def gpt(o):

@@ -201,6 +201,11 @@ Report run_experiment(const Experiment& experiment, const Options& options,
   report.title = experiment.title;
   report.source = experiment.source;
   report.claim = experiment.claim;
+  if (options.size == Size::smoke) {
+    report.verdict.outcome = Outcome::inconclusive;
+    report.verdict.because =
+        "a smoke test is too short to judge. Its numbers: " + report.verdict.because;
+  }
   // Of a study that went on where it had stopped, the time of all its runs.
   stamp(report, device, std::max(taken.count(), report.seconds));
   return report;

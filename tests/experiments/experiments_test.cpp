@@ -1,0 +1,170 @@
+// Every experiment at its smallest: all that a report needs is there, finite, and the same again.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "experiments/activations.h"
+#include "experiments/norm_shapes.h"
+#include "experiments/registry.h"
+#include "experiments/vit_setting.h"
+#include "tests/datasets/temporary_folder.h"
+
+namespace dyt {
+namespace {
+
+class SmokeTest : public testing::TestWithParam<int> {};
+
+std::string name_of_number(const testing::TestParamInfo<int>& info) {
+  return two_digits(info.param);
+}
+
+void expect_drawn(const Plot& plot) {
+  EXPECT_FALSE(plot.title.empty());
+  EXPECT_FALSE(plot.x_label.empty()) << plot.name;
+  EXPECT_FALSE(plot.y_label.empty()) << plot.name;
+  EXPECT_NO_THROW(render_text(plot)) << plot.name;
+  if (plot.heat_map) return;
+  EXPECT_FALSE(plot.series.empty()) << plot.name;
+  for (const Series& s : plot.series) {
+    const auto finite = [](double v) { return std::isfinite(v); };
+    EXPECT_FALSE(s.y.empty()) << plot.name << " " << s.name;
+    EXPECT_TRUE(std::all_of(s.y.begin(), s.y.end(), finite)) << plot.name << " " << s.name;
+    EXPECT_LE(s.name.size(), 45u) << plot.name;
+  }
+}
+
+TEST_P(SmokeTest, ReportIsCompleteAndRepeats) {
+  const TemporaryFolder folder;
+  Options options{.device = "cpu", .size = Size::smoke, .out = folder.path("out")};
+  const Experiment& experiment = find_experiment(GetParam());
+  const Report report = run_experiment(experiment, options, "cpu");
+  EXPECT_FALSE(report.paper.empty());
+  EXPECT_FALSE(report.ours.empty());
+  EXPECT_FALSE(report.verdict.rule.empty());
+  EXPECT_FALSE(report.verdict.because.empty());
+  EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);  // as of every smoke test
+  EXPECT_GE(report.settings.size(), 5u);
+  std::set<std::string> names;
+  for (const Plot& plot : report.plots) {
+    EXPECT_TRUE(names.insert(plot.name).second) << "two plots are called " << plot.name;
+    expect_drawn(plot);
+  }
+  EXPECT_GE(names.size(), 2u);
+  EXPECT_FALSE(report.tables.empty());
+  for (const Table& table : report.tables) {
+    EXPECT_FALSE(table.rows.empty()) << table.title;
+    for (const auto& row : table.rows) {
+      EXPECT_EQ(row.size(), table.header.size()) << table.title;
+      for (const std::string& cell : row) {
+        EXPECT_EQ(cell.find("not finite"), cell.npos) << table.title;
+        EXPECT_EQ(cell.find("nan"), cell.npos) << table.title;
+      }
+    }
+  }
+  EXPECT_NO_THROW(to_json(report));
+  // From the records the same report comes, but for when and how long.
+  Report again = run_experiment(experiment, options, "cpu");
+  again.date = report.date, again.seconds = report.seconds;
+  EXPECT_EQ(to_json(again), to_json(report));
+  EXPECT_EQ(to_csv(again.curves), to_csv(report.curves));
+}
+
+INSTANTIATE_TEST_SUITE_P(Experiments, SmokeTest, testing::Values(2, 3, 4, 7, 8, 9, 10, 12),
+                         name_of_number);
+
+// What an experiment reports of an arm is what training that model directly gives.
+TEST(Experiment07, GivesTheNumbersOfDirectTraining) {
+  const Options options{.device = "cpu", .size = Size::smoke, .seeds = 1};
+  const Report report = run_07_squashing(options);
+  ViTSetting setting = small_vit(options);
+  const ImageSplits data = load_for(setting, options);
+  setting.model.norm = {.kind = NormKind::hardtanh, .alpha0 = 0.5f};
+  Parameters parameters;
+  const ViT model(setting.model, parameters);
+  parameters.allocate(Device::cpu, DType::f32, 1);
+  setting.train.seed = 1;
+  const TrainResult result = train_classifier(
+      [&](Tape& tape, const Tensor& images) { return model.forward(tape, images); }, parameters,
+      data, setting.train);
+  int found = 0;
+  for (const CurvePoint& p : report.curves) {
+    if (p.arm != "hardtanh" || p.step != setting.train.steps || p.metric != "test loss") continue;
+    EXPECT_EQ(p.value, result.last().test_loss);
+    ++found;
+  }
+  EXPECT_EQ(found, 1);
+}
+
+// ------------------------------------------------------------------------- what looks inside
+// models
+
+TEST(Activations, AreThoseOfTheNorms) {
+  const ImageSplits data = load_images("synthetic", 10, 6);
+  Parameters parameters;
+  const ViT model({.width = 32, .depth = 2, .heads = 2}, parameters);
+  parameters.allocate(Device::cpu, DType::f32, 1);
+  const std::vector<SiteActivations> sites =
+      observe_norms([&](Tape& tape, const Tensor& images) { return model.forward(tape, images); },
+                    parameters, data.test, 4);
+  ASSERT_EQ(sites.size(), 5u);
+  EXPECT_EQ(sites[0].site, "blocks.0.norm1");
+  EXPECT_EQ(sites[4].site, "fc_norm");
+  EXPECT_EQ(sites[0].rows, 4 * 64);
+  EXPECT_EQ(sites[4].rows, 4);
+  EXPECT_EQ(sites[0].in.size(), size_t(4 * 64 * 32));
+  // gamma = 1 and beta = 0 at first, so LayerNorm's output is what standardised() says.
+  const std::vector<float> expected = standardised(sites[2].in, 32, 1e-6);
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(sites[2].out[i], expected[i], 1e-4);
+  EXPECT_THROW(standardised(sites[2].in, 31, 1e-6), Error);
+}
+
+TEST(Activations, Statistics) {
+  const std::vector<float> x = {-3, -1, 1, 3};
+  EXPECT_DOUBLE_EQ(spread_of(x).mean, 0);
+  EXPECT_DOUBLE_EQ(spread_of(x).std, std::sqrt(5));
+  EXPECT_DOUBLE_EQ(spread_of(x).largest, 3);
+  EXPECT_DOUBLE_EQ(saturated_share(x, 1), 0.5);  // tanh(3) = 0.995, tanh(1) = 0.76
+  EXPECT_DOUBLE_EQ(saturated_share(x, 0.5), 0);
+  EXPECT_THROW(spread_of({}), Error);
+}
+
+// Sites made so that the answer is known: lines early, tanhs deep.
+TEST(NormShapes, DepthTrendOfKnownSites) {
+  std::vector<SiteActivations> sites;
+  for (int depth = 0; depth < 7; ++depth) {
+    SiteActivations s{
+        .site = "norm" + std::to_string(depth), .rows = 60, .channels = 8, .in = {}, .out = {}};
+    for (int token = 0; token < 60; ++token) {
+      for (int c = 0; c < 8; ++c) {
+        // The deep ones: two channels that are extreme in some tokens.
+        const float extreme = depth >= 4 && c < 2 && token % 2 ? float(token) : 0;
+        s.in.push_back(std::sin(float(7 * token + 3 * c * c)) + (c ? extreme : -extreme));
+      }
+    }
+    sites.push_back(std::move(s));
+  }
+  RunRecord run;
+  note_norm_shapes(sites, /*keep_points=*/true, run);
+  const std::vector<NormShape> shapes = norm_shapes_of(run);
+  ASSERT_EQ(shapes.size(), 7u);
+  EXPECT_EQ(shapes[3].site, "norm3");
+  EXPECT_GT(shapes[0].line_r2, 0.9);
+  EXPECT_LT(shapes[5].line_r2, 0.9);
+  EXPECT_GT(shapes[5].tanh_r2, shapes[5].line_r2 + 0.1);
+  const DepthTrend trend = depth_trend_of(run);
+  EXPECT_GT(trend.difference(), 0.1);
+  EXPECT_LT(trend.deep_left_over, 0.8);
+  const std::vector<Plot> plots = plots_of_norm_shapes(run, "ViT");
+  ASSERT_EQ(plots.size(), 4u);  // three clouds, and the tokens of the deep one
+  EXPECT_EQ(plots[0].series.size(), 4u);
+  EXPECT_EQ(plots[3].series.size(), 5u);
+  EXPECT_EQ(plots[3].series[0].x.size(), 8u);
+  sites.resize(3);
+  EXPECT_THROW(note_norm_shapes(sites, false, run), Error);
+}
+
+}  // namespace
+}  // namespace dyt

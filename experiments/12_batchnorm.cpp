@@ -89,10 +89,10 @@ double channel_ratio(const SiteActivations& s) {
 }
 
 const std::vector<std::pair<std::string, std::string>> statistics = {
-    {"std", "standard deviation of the norm's input"},
-    {"largest", "largest input (standard deviations)"},
-    {"channels", "largest over smallest channel's std"},
-    {"saturated", "share of inputs in tanh's flat ends (%)"}};
+    {"std", "standard deviation of the input"},
+    {"largest", "largest input / standard deviation"},
+    {"channels", "largest / smallest channel's std"},
+    {"saturated", "inputs in tanh's flat ends (%)"}};
 
 // Lists over the network's norms, in order of depth. A network without norms still shows what would
 // have gone into them.

@@ -29,6 +29,8 @@ namespace {
 constexpr std::array<const char*, 7> palette = {"#0072B2", "#D55E00", "#009E73", "#E69F00",
                                                 "#CC79A7", "#56B4E9", "#000000"};
 
+constexpr size_t x_label_width = 50;  // in characters
+
 int color_of(const Series& series, size_t place) {
   return int((series.color >= 0 ? size_t(series.color) : place) % palette.size());
 }
@@ -114,7 +116,7 @@ std::string log_tics(const Axis& axis) {
 
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += "set title " + gnuplot_lines(plot.title, 52) + "\n";
-  script += "set xlabel " + gnuplot_lines(plot.x_label, 50) + " offset 0,0.4\n";
+  script += "set xlabel " + gnuplot_lines(plot.x_label, x_label_width) + " offset 0,0.4\n";
   script += "set ylabel " + gnuplot_lines(plot.y_label, 34) + "\n";
   for (const auto& [letter, axis] : {std::pair{'x', axes.x}, std::pair{'y', axes.y}}) {
     const std::string name(1, letter);
@@ -234,14 +236,15 @@ std::string gnuplot_script(const Plot& plot) {
   }
   if (elements.empty()) elements.push_back("NaN notitle");
   const Legend legend = legend_of(plot);
-  std::string script = script_head(380 + 24 * int(legend.rows)) +
+  const int label_lines = gnuplot_line_count(plot.x_label, x_label_width);
+  std::string script = script_head(380 + 24 * int(legend.rows) + 20 * (label_lines - 1)) +
                        "set border lc rgb '#444444'\n"
                        "set grid back lt 1 lw 0.7 lc rgb '#dddddd'\n"
                        "set key below center horizontal Left reverse samplen 2.2 maxcols " +
                        std::to_string(legend.columns) +
                        "\n"
                        "set bmargin " +
-                       number(3.6 + double(legend.rows)) +
+                       number(2.6 + label_lines + double(legend.rows)) +
                        "\n"
                        "set tics nomirror\n";
   append_axes(script, plot, axes);

@@ -33,15 +33,19 @@ std::string gnuplot_text(const std::string& text) {
   return out + "'";
 }
 
-std::string gnuplot_lines(const std::string& text, size_t width) {
-  std::string script, line, word;
+namespace {
+
+// Broken between words, where words allow.
+std::vector<std::string> wrapped(const std::string& text, size_t width) {
+  std::vector<std::string> lines(1);
+  std::string word;
   const auto end_word = [&] {
+    std::string& line = lines.back();
     if (!line.empty() && length_utf8(line) + 1 + length_utf8(word) > width) {
-      script += gnuplot_text(line) + ".\"\\n\".";
-      line.clear();
+      lines.push_back(word);
+    } else {
+      line += (line.empty() || word.empty() ? "" : " ") + word;
     }
-    if (!line.empty() && !word.empty()) line += ' ';
-    line += word;
     word.clear();
   };
   for (const char c : text) {
@@ -51,7 +55,21 @@ std::string gnuplot_lines(const std::string& text, size_t width) {
       word += c;
   }
   end_word();
-  return script + gnuplot_text(line);
+  return lines;
+}
+
+}  // namespace
+
+std::string gnuplot_lines(const std::string& text, size_t width) {
+  std::string script;
+  for (const std::string& line : wrapped(text, width)) {
+    script += (script.empty() ? "" : ".\"\\n\".") + gnuplot_text(line);
+  }
+  return script;
+}
+
+int gnuplot_line_count(const std::string& text, size_t width) {
+  return int(wrapped(text, width).size());
 }
 
 std::string script_head(int height) {

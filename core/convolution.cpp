@@ -7,24 +7,18 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <dnnl.hpp>
 #include <map>
 #include <tuple>
 
-#include "core/device.h"
+#include "core/onednn.h"
 
 namespace dyt {
 namespace {
 
-using dnnl::memory;
+using namespace onednn;
 using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
-
-const dnnl::engine& engine() {
-  static const dnnl::engine created(dnnl::engine::kind::cpu, 0);
-  return created;
-}
 
 // How the tensors of a convolution lie in memory. `packed` leaves the weights to oneDNN.
 struct Layouts {
@@ -43,7 +37,6 @@ struct Layouts {
 
 constexpr auto direct = dnnl::algorithm::convolution_direct;
 
-// oneDNN 3 describes a primitive in one step, oneDNN 2 in two.
 #if DNNL_VERSION_MAJOR >= 3
 template <class... A>
 Forward::primitive_desc describe_forward(const dnnl::primitive_attr& attributes, const A&... a) {
@@ -78,20 +71,6 @@ struct Plan {
   dnnl::primitive compute;
   dnnl::reorder reorder;
 };
-
-// Adds what it writes to what is there.
-dnnl::primitive_attr adding() {
-  dnnl::post_ops sum;
-  sum.append_sum(1.0f);
-  dnnl::primitive_attr attributes;
-  attributes.set_post_ops(sum);
-  return attributes;
-}
-
-dnnl::reorder reorder(const memory::desc& from, const memory::desc& to,
-                      const dnnl::primitive_attr& attributes = {}) {
-  return dnnl::reorder({engine(), from, engine(), to, attributes});
-}
 
 enum class Work { forward, forward_adding, backward_data, backward_weights };
 
@@ -128,26 +107,12 @@ const Plan& plan_of(Work work, const ConvShape& s, bool with_bias) {
   return found->second;
 }
 
-// Memory for what is needed only while a convolution runs, one piece for each use.
-enum class Use { packed_weight, turned_weight, sums };
-float* scratch(Use use, size_t bytes) {
-  static Buffer buffers[3];
-  Buffer& buffer = buffers[int(use)];
-  if (buffer.bytes() < bytes) buffer = Buffer(Device::cpu, bytes);
-  return static_cast<float*>(buffer.data());
-}
-
-memory at(const memory::desc& layout, const float* data) {
-  return memory(layout, engine(), const_cast<float*>(data));
-}
-
 // body(stream), with oneDNN's errors as ours.
 template <class F>
 void with_stream(const ConvShape& s, F&& body) {
   try {
-    static dnnl::stream stream(engine());
-    body(stream);
-    stream.wait();
+    body(stream());
+    stream().wait();
   } catch (const dnnl::error& e) {
     fail("oneDNN convolution of (", s.B, ", ", s.H, ", ", s.W, ", ", s.Cin, ") by (", s.Cout, ", ",
          s.Cin, ", ", s.K, ", ", s.K, "), stride ", s.stride, ", padding ", s.padding, ": ",

@@ -11,13 +11,15 @@
 //
 //     Almost all of a Transformer's arithmetic is in these three products, 6 rows Cin Cout
 //     operations a step, and a library does them. What is left to us is what goes around them: bias
-//     and residual are written into y first, and the product adds to it; before GELU the bias is
-//     added in the same pass; and the backward pass computes dh and its column sums while the
-//     numbers are in registers. dh takes the place of dy: nobody reads dy after this op's closure.
+//     and residual are written into y first, and the product adds to it, unless the library adds
+//     them itself; before GELU the bias is added in the same pass; and the backward pass computes
+//     dh and its column sums while the numbers are in registers. dh takes the place of dy: nobody
+//     reads dy after this op's closure.
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
 #include "core/matmul.h"
+#include "core/product.h"
 #include "core/reduce.h"
 #include "layers/gelu.h"
 #include "layers/layers.h"
@@ -208,6 +210,17 @@ void linear_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight,
                     const Parameter* bias, const T* residual) {
   const int64_t rows = x.rows(), Cin = x.channels(), Cout = weight.shape[0];
   const bool started = bias || residual;
+  if constexpr (std::is_same_v<T, float>) {
+    const Product p{.op_b = Op::transpose,
+                    .m = rows,
+                    .n = Cout,
+                    .k = Cin,
+                    .bias = values_of<T>(bias),
+                    .residual = residual};
+    if (tape.on_cpu() && has_library_product(p)) {
+      return library_product(p, x.as<T>(), weight.as<T>(), y);
+    }
+  }
   if constexpr (cpu_computes<T>) {
     if (started && tape.on_cpu()) start_cpu(y, residual, values_of<T>(bias), rows, Cout);
   }

@@ -57,6 +57,8 @@ TEST(LinearKernels, AgreeWithTheCpuAtAwkwardShapes) {
     check_kernels(linear_case(kind, {3, 7, 33}, 17));
     check_kernels(linear_case(kind, {2, 197, 16}, 264));
   }
+  // Enough work that on the CPU the library adds bias and residual.
+  check_kernels(linear_case(Kind::residual, {4, 512, 64}, 64));
 }
 
 // x is used by two layers: its gradient is the sum. The residual is x itself.

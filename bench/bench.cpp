@@ -103,7 +103,7 @@ void print_json(const BenchOptions& options, const Workload& work, const Paramet
 
 void bench_train_step(const BenchOptions& options) {
   const Device device = parse_device(options.device);
-  const DType dtype = device == Device::cuda ? DType::bf16 : DType::f32;
+  const DType dtype = default_dtype(device);
   Parameters parameters;
   const Workload work = workload_of(options, parameters);
   parameters.allocate(device, dtype, 1);

@@ -10,7 +10,8 @@ namespace {
 
 void list() {
   for (const Experiment& e : experiments()) {
-    std::printf("%02d  %-62s %-28s %s\n", e.number, e.title, e.source, e.run ? cost_text(e).c_str() : "planned");
+    std::printf("%02d  %-62s %-28s %s\n", e.number, e.title, e.source,
+                e.run ? cost_text(e).c_str() : "planned");
   }
 }
 

@@ -19,7 +19,7 @@ SavedModel load_saved_model(const std::filesystem::path& path, bool average, Dev
   SavedModel saved{
       .parameters = std::make_unique<Parameters>(), .model = {}, .metadata = file.metadata};
   saved.model = std::make_unique<Model>(model_spec_from_json(described->second), *saved.parameters);
-  saved.parameters->allocate(device, device == Device::cuda ? DType::bf16 : DType::f32, 0);
+  saved.parameters->allocate(device, default_dtype(device), 0);
   read_weights(*saved.model, *saved.parameters, file, average ? "ema." : "");
   return saved;
 }

@@ -85,8 +85,7 @@ class Run {
  public:
   Run(const TrainCommand& command, const ModelSpec& spec)
       : command_(command), device_(parse_device(command.device)), model_(spec, parameters_) {
-    parameters_.allocate(device_, device_ == Device::cuda ? DType::bf16 : DType::f32,
-                         uint64_t(command.seed));
+    parameters_.allocate(device_, default_dtype(device_), uint64_t(command.seed));
     if (!command.init.empty()) read_weights(model_, parameters_, read_safetensors(command.init));
     if (!command.out.empty()) prepare_output(command.out);
     require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");

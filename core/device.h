@@ -15,6 +15,11 @@ namespace dyt {
 
 enum class Device { cpu, cuda, emulated };
 
+// What a device trains in if nobody says otherwise: bf16 on a GPU, else f32.
+constexpr DType default_dtype(Device device) {
+  return device == Device::cuda ? DType::bf16 : DType::f32;
+}
+
 #if defined(DYT_EMULATED)
 inline constexpr Device kernel_device = Device::emulated;  // where this build's kernels run
 #else

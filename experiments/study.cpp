@@ -236,6 +236,4 @@ void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& 
   }
 }
 
-DType default_dtype(Device device) { return device == Device::cuda ? DType::bf16 : DType::f32; }
-
 }  // namespace dyt

@@ -85,9 +85,6 @@ Table table_of_seeds(
 // the time that all runs took, and, if records of several commits came together, a note.
 void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& runs);
 
-// The number type a device trains in: bf16 on a GPU, else f32.
-DType default_dtype(Device device);
-
 // --------------------------------------------------------------------- the format, for the tests
 
 // The JSON of a record; `settings` is the whole text that it depends on.

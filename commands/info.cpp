@@ -1,7 +1,6 @@
 #include <cstdio>
 
 #include "commands/commands.h"
-#include "core/launch.h"
 #include "core/matmul.h"
 #include "experiments/registry.h"
 

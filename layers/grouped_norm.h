@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(256)
 }
 
 // One warp merges the parts and channels of one group. Tiny.
-inline __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256)
     grouped_merge_kernel(float* mean, float* variance, float* rstd, const float* means,
                          const float* squares, int64_t parts, float epsilon, GroupedShape s) {
   const int64_t group = int64_t(blockIdx.x) * 8 + threadIdx.y;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(256)
 
 // sums (B, C) of partials (B, parts, C), two such arrays (blockIdx.y) one behind the other. As
 // add_partials_gpu, but for each sample (blockIdx.z), and not adding to what is there.
-inline __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256)
     grouped_sum_parts_kernel(float* sums, const float* partials, int64_t parts, GroupedShape s) {
   SHARED(float, tile, [8][32]);
   const int64_t c = int64_t(blockIdx.x) * 32 + threadIdx.x, b = blockIdx.y * s.B + blockIdx.z;
@@ -170,7 +170,7 @@ inline __global__ void __launch_bounds__(256)
 }
 
 // One thread for each group: mean(g) and mean(g xhat), from the sums of its channels. Tiny.
-inline __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const float* sum_dy,
+static __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const float* sum_dy,
                                             const float* sum_dyx, const float* gamma,
                                             GroupedShape s) {
   const int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -12,9 +12,9 @@
 //     Almost all of a Transformer's arithmetic is in these three products, 6 rows Cin Cout
 //     operations a step, and a library does them. What is left to us is what goes around them: bias
 //     and residual are written into y first, and the product adds to it, unless the library adds
-//     them itself; before GELU the bias is added in the same pass; and the backward pass computes
-//     dh and its column sums while the numbers are in registers. dh takes the place of dy: nobody
-//     reads dy after this op's closure.
+//     them itself; on the GPU a bias before GELU is added in the same pass; and the backward pass
+//     computes dh and its column sums while the numbers are in registers. dh takes the place of dy:
+//     nobody reads dy after this op's closure.
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
@@ -42,19 +42,22 @@ void start_cpu(T* y, const T* residual, const T* bias, int64_t rows, int64_t C) 
   }
 }
 
-// h += bias;  y = gelu(h)
+// y = gelu(h)
 template <Gelu kind, class T>
-void bias_gelu_forward_cpu(T* y, T* h, const T* bias, int64_t rows, int64_t C) {
+void gelu_of_rows_cpu(T* y, const T* h, int64_t rows, int64_t C) {
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     cpu::prefetch(h + (r + 1) * C, C);
 #pragma omp simd
-    for (int64_t c = 0; c < C; ++c) {
-      const T h_rc = h[r * C + c] + bias[c];
-      h[r * C + c] = h_rc;
-      y[r * C + c] = gelu_value<kind>(h_rc);
-    }
+    for (int64_t c = 0; c < C; ++c) y[r * C + c] = gelu_value<kind>(h[r * C + c]);
   }
+}
+
+// Rows at a time in linear_gelu: their h is to stay in the second-level cache between the product
+// that writes it and GELU.
+inline int64_t gelu_rows_at_once(int64_t C) {
+  constexpr int64_t numbers = int64_t(1) << 19;
+  return std::max<int64_t>(64, numbers / C / 64 * 64);
 }
 
 // dbias += column sums of dy.
@@ -206,9 +209,9 @@ Shape output_shape(const Tensor& x, const Parameter& weight, const Parameter* bi
 
 // y = residual + bias + x weight'
 template <class T>
-void linear_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight,
+void linear_forward(Tape& tape, T* y, const T* x, int64_t rows, const Parameter& weight,
                     const Parameter* bias, const T* residual) {
-  const int64_t rows = x.rows(), Cin = x.channels(), Cout = weight.shape[0];
+  const int64_t Cin = weight.shape[1], Cout = weight.shape[0];
   const bool started = bias || residual;
   if constexpr (std::is_same_v<T, float>) {
     const Product p{.op_b = Op::transpose,
@@ -218,7 +221,7 @@ void linear_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight,
                     .bias = values_of<T>(bias),
                     .residual = residual};
     if (tape.on_cpu() && has_library_product(p)) {
-      return library_product(p, x.as<T>(), weight.as<T>(), y);
+      return library_product(p, x, weight.as<T>(), y);
     }
   }
   if constexpr (cpu_computes<T>) {
@@ -227,7 +230,7 @@ void linear_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight,
   if constexpr (gpu_computes<T>) {
     if (started && !tape.on_cpu()) start_gpu(y, residual, values_of<T>(bias), rows, Cout);
   }
-  matmul(tape.device(), Op::none, Op::transpose, rows, Cout, Cin, x.as<T>(), weight.as<T>(),
+  matmul(tape.device(), Op::none, Op::transpose, rows, Cout, Cin, x, weight.as<T>(),
          started ? 1.0f : 0.0f, y);
 }
 
@@ -240,6 +243,26 @@ void linear_backward(Tape& tape, const T* dy, const Tensor& x, const Parameter& 
   if (const auto dx = tape.gradient<T>(x)) {
     matmul(tape.device(), Op::none, Op::none, rows, Cin, Cout, dy, weight.as<T>(),
            dx.add ? 1.0f : 0.0f, dx.data);
+  }
+}
+
+// h = x weight' + bias;  y = gelu(h)
+template <Gelu kind, class T>
+void linear_gelu_forward(Tape& tape, T* y, T* h, const T* x, int64_t rows, const Parameter& weight,
+                         const Parameter& bias) {
+  const int64_t Cin = weight.shape[1], Cout = weight.shape[0];
+  if constexpr (cpu_computes<T>) {
+    const int64_t at_once = gelu_rows_at_once(Cout);
+    for (int64_t first = 0; tape.on_cpu() && first < rows; first += at_once) {
+      const int64_t n = std::min(at_once, rows - first);
+      linear_forward<T>(tape, h + first * Cout, x + first * Cin, n, weight, &bias, nullptr);
+      gelu_of_rows_cpu<kind>(y + first * Cout, h + first * Cout, n, Cout);
+    }
+  }
+  if constexpr (gpu_computes<T>) {
+    if (tape.on_cpu()) return;
+    linear_forward<T>(tape, h, x, rows, weight, nullptr, nullptr);  // the bias follows
+    bias_gelu_forward_gpu<kind>(y, h, values_of<T>(&bias), rows, Cout);
   }
 }
 
@@ -263,7 +286,8 @@ Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parame
   const Parameter* w = &weight;
   on_either(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
-    linear_forward(tape, y.as<T>(), x, *w, bias, residual ? r.as<T>() : nullptr);
+    linear_forward<T>(tape, y.as<T>(), x.as<T>(), x.rows(), *w, bias,
+                      residual ? r.as<T>() : nullptr);
   });
   tape.record(y, [=, &tape] {
     const int64_t rows = y.rows(), C = y.channels();
@@ -292,23 +316,10 @@ Tensor linear_gelu(Tape& tape, const Tensor& x, const Parameter& weight, const P
   const Tensor y = tape.empty(h.shape);
   const Parameter *w = &weight, *b = &bias;
   const int64_t rows = y.rows(), C = y.channels();
-  on_either(tape, x.dtype, [&](auto t) {
-    using T = decltype(t);
-    linear_forward<T>(tape, h.as<T>(), x, *w, nullptr, nullptr);  // the bias follows
-  });
   with_gelu(kind, [&](auto g) {
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          bias_gelu_forward_cpu<g()>(y.as<T>(), h.as<T>(), values_of<T>(b), rows, C);
-        }
-      }
-      if constexpr (gpu_computes<T>) {
-        if (!tape.on_cpu()) {
-          bias_gelu_forward_gpu<g()>(y.as<T>(), h.as<T>(), values_of<T>(b), rows, C);
-        }
-      }
+      linear_gelu_forward<g()>(tape, y.as<T>(), h.as<T>(), x.as<T>(), rows, *w, *b);
     });
   });
   tape.record(y, [=, &tape] {

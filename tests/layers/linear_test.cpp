@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "layers/layers.h"
 #include "tests/op_check.h"
 
@@ -75,6 +77,24 @@ TEST(Linear, GradientsOfASharedInputAddUp) {
                          const Tensor y = linear(tape, x[0], p.find("first"), nullptr, &x[0]);
                          return linear(tape, x[0], p.find("second"), nullptr, &y);
                        }});
+}
+
+// On the CPU linear_gelu works on some rows at a time, the wider the fewer: here on 64 of 131.
+TEST(Linear, GeluReachesEveryRow) {
+  constexpr int64_t rows = 131, outputs = 8192;
+  Parameters p;
+  const Parameter& weight = p.add("weight", {outputs, 3}, Init::gaussian(0.5));
+  const Parameter& bias = p.add("bias", {outputs}, Init::gaussian(0.5));
+  p.allocate(Device::cpu, DType::f64, 0);
+  Tape tape(Device::cpu, DType::f64);
+  std::vector<double> numbers(rows * 3);
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::sin(double(i));
+  const Tensor x = tape.upload({rows, 3}, DType::f64, numbers.data());
+  const Tensor fused = linear_gelu(tape, x, weight, bias);
+  const Tensor apart = gelu(tape, linear(tape, x, weight, &bias));
+  for (int64_t i = 0; i < rows * outputs; ++i) {
+    ASSERT_NEAR(fused.as<double>()[i], apart.as<double>()[i], 1e-14) << "row " << i / outputs;
+  }
 }
 
 TEST(Linear, RefusesAWeightForAnotherWidth) {

@@ -119,8 +119,7 @@ Report run_03_vit(const Options& options) {
                  signed_fixed(100 * (mean(dyt) - mean(layernorm)))},
                 {"paper: ViT-B, ImageNet-1K", "82.3 %", "82.5 %", "+0.2"},
                 {"paper: ViT-L, ImageNet-1K", "83.1 %", "83.6 %", "+0.5"}},
-       .note =
-           "Ours: mean ± standard deviation over " + std::to_string(setting.seeds) + " seeds."});
+       .note = "Ours: mean ± standard deviation over " + counted(setting.seeds, "seed") + "."});
   report.tables.push_back(table_of_accuracy_by_seed(runs));
   report.plots = plots_of_training(runs, setting.train, "LN and DyT");
 

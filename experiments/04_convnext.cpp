@@ -114,7 +114,7 @@ Report run_04_convnext(const Options& options) {
                  signed_fixed(100 * (mean(dyt) - mean(layernorm)))},
                 {"paper: ConvNeXt-B, ImageNet-1K", "83.7 %", "83.7 %", "0.0"},
                 {"paper: ConvNeXt-L, ImageNet-1K", "84.3 %", "84.4 %", "+0.1"}},
-       .note = "Ours: mean ± standard deviation over " + std::to_string(setting.seeds) + " seeds."},
+       .note = "Ours: mean ± standard deviation over " + counted(setting.seeds, "seed") + "."},
       table_of_accuracy_by_seed(runs)};
   report.plots = plots_of_training(runs, setting.train, "LN and DyT");
   report.settings = settings_for_report(data, setting.train);

@@ -94,6 +94,9 @@ Report run_07_squashing(const Options& options) {
   }
   report.tables = {comparison(runs), table_of_accuracies(runs, arms, "tanh"),
                    table_of_accuracy_by_seed(runs)};
+  report.notes = {
+      "The recipe clips gradients, as that of all our ViTs does; the paper's does not. And this "
+      "network has few layers. Both can keep the identity from failing where it would elsewhere."};
   report.settings = settings_for_report(data, setting.train);
   report.settings.insert(report.settings.begin(), {"model", describe(setting.model)});
   add_runs(report, study, runs);

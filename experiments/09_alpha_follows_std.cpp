@@ -263,6 +263,10 @@ Report run_09_alpha_follows_std(const Options& options) {
   report.plots.push_back(correlation_during_training(runs, setting.train));
   report.plots.push_back(over_depth(runs));
   report.tables = {correlations, table_of(runs.front())};
+  report.notes = {
+      "The paper's alphas had 300 epochs to find their place. In a short run the activations grow "
+      "quickly with the first large steps, and alpha, which starts at 0.5 everywhere, has little "
+      "time to follow: the third plot shows whether it is on its way."};
   report.settings = settings_for_report(data, setting.train);
   report.settings.insert(report.settings.begin(), {"model", describe(setting.model) + ", DyT"});
   add_runs(report, study, runs);

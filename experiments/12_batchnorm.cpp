@@ -196,8 +196,8 @@ Table comparison(const std::vector<RunRecord>& runs, int seeds) {
               .note =
                   "The paper's networks are ResNet-50 and VGG19 on ImageNet-1K. Ours: mean ± "
                   "standard deviation over " +
-                  std::to_string(seeds) +
-                  " seeds; the interval is that of the paired "
+                  counted(seeds, "seed") +
+                  "; the interval is that of the paired "
                   "difference."};
   for (const Network& network : networks) {
     std::vector<std::string> row = {network.name};

@@ -90,8 +90,8 @@ Table table_of_accuracies(const std::vector<RunRecord>& runs, const std::vector<
   Table table{.title = "Test accuracy",
               .header = {"arm", "ours", "minus " + baseline + " (points)", "95 % interval",
                          "runs that diverged"},
-              .note = "Mean ± standard deviation over " + std::to_string(base.size()) +
-                      " seeds; the interval is that of the paired difference."};
+              .note = "Mean ± standard deviation over " + counted(int64_t(base.size()), "seed") +
+                      "; the interval is that of the paired difference."};
   for (const std::string& arm : arms) {
     const std::vector<double> values = accuracies_of(runs, arm);
     std::string difference = "-", interval = "-";

@@ -14,7 +14,7 @@ namespace {
 
 const std::string site_mark = "norm ";  // lists "norm SITE": {R2 of line, R2 of tanh, std of input}
 constexpr size_t extreme_channels = 3, tokens_drawn = 5;
-constexpr size_t points_drawn = 900, points_of_extremes = 120;
+constexpr size_t points_drawn = 1000, points_of_extremes = 50;
 
 // Places of the rows, or channels, from the smallest value to the largest.
 std::vector<size_t> order_of(const std::vector<double>& values) {

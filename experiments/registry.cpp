@@ -102,7 +102,7 @@ std::string suite_progress(const std::vector<const Experiment*>& suite, size_t d
   for (size_t i = 0; i < suite.size(); ++i) (i < done ? cost_done : cost_left) += suite[i]->cost;
   std::string text =
       std::to_string(done) + " of " + std::to_string(suite.size()) + " experiments done";
-  if (done < suite.size() && cost_done > 0 && seconds > 0) {
+  if (done < suite.size() && cost_done >= 60 && seconds > 0) {  // a few seconds tell nothing
     text += ", about " + time_left(cost_left * seconds / cost_done) + " left";
   }
   return text;

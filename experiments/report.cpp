@@ -232,6 +232,10 @@ std::string two_digits(int number) {
   return text;
 }
 
+std::string counted(int64_t count, const std::string& noun) {
+  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
 std::string fixed(double value, int decimals) {
   if (!std::isfinite(value)) return "not finite";
   std::ostringstream text;

@@ -104,6 +104,8 @@ Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& me
 
 std::string two_digits(int number);  // "03", as folders and headings have it
 
+std::string counted(int64_t count, const std::string& noun);  // "1 seed", "3 seeds"
+
 // Numbers as the reports print them; a value that is not finite is "not finite".
 std::string fixed(double value, int decimals = 2);         // "1.50"
 std::string signed_fixed(double value, int decimals = 2);  // "+1.50"

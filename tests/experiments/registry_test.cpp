@@ -65,9 +65,10 @@ TEST(Registry, SaysWhatIsLeftOfASuite) {
   const auto costs = [](int number, int cost) {
     return Experiment{number, "title", "source", "claim", cost, nullptr};
   };
-  const Experiment a = costs(1, 10), b = costs(2, 20), c = costs(3, 30);
+  const Experiment a = costs(1, 10), b = costs(2, 200), c = costs(3, 210);
   const std::vector<const Experiment*> suite = {&a, &b, &c};
   EXPECT_EQ(suite_progress(suite, 0, 0), "0 of 3 experiments done");
+  EXPECT_EQ(suite_progress(suite, 1, 10), "1 of 3 experiments done");
   EXPECT_EQ(suite_progress(suite, 2, 60), "2 of 3 experiments done, about 60 s left");
   EXPECT_EQ(suite_progress(suite, 2, 120), "2 of 3 experiments done, about 2 min left");
   EXPECT_EQ(suite_progress(suite, 3, 90), "3 of 3 experiments done");

@@ -3,7 +3,9 @@
 
 #include "commands/commands.h"
 #include "core/device.h"
+#include "core/error.h"
 #include "datasets/images.h"
+#include "datasets/text.h"
 #include "experiments/registry.h"
 
 namespace dyt {
@@ -12,7 +14,8 @@ namespace {
 struct RunCommand {
   std::vector<std::string> numbers;
   Options options{.out = "out"};
-  std::string size;  // empty: small on the cpu, full on a GPU
+  std::vector<std::string> data;  // one of images, one of texts, or both
+  std::string size;               // empty: small on the cpu, full on a GPU
 };
 
 void run_selected(const std::vector<const Experiment*>& selected, const Options& options,
@@ -35,13 +38,28 @@ void run_selected(const std::vector<const Experiment*>& selected, const Options&
   }
 }
 
+// To each experiment what it can use: a text to the language models, images to the others.
+void choose_data(RunCommand& command) {
+  bool has_images = false, has_text = false;
+  for (const std::string& spec : command.data) {
+    bool& has = names_text(spec) ? has_text : has_images;
+    require(!has, "--data takes one set of images and one text, not two ",
+            names_text(spec) ? "texts" : "sets of images", "; the second is '", spec, "'");
+    has = true;
+    (names_text(spec) ? command.options.text : command.options.data) = spec;
+  }
+  // A spec that can't be read, before anything is written.
+  load_images(command.options.data, 1, 1);
+  load_text(command.options.text);
+}
+
 void run(RunCommand& command) {
   const std::vector<const Experiment*> selected = select_experiments(command.numbers);
   const Device device = parse_device(command.options.device);
   command.options.device = name_of(device);
   command.options.size = command.size.empty() ? (device == Device::cuda ? Size::full : Size::small)
                                               : size_named(command.size);
-  load_images(command.options.data, 1, 1);  // a spec that can't be read, before anything is written
+  choose_data(command);
   const bool existed = std::filesystem::exists(command.options.out);
   prepare_output(command.options.out);
   try {
@@ -62,8 +80,9 @@ void add_run(CLI::App& app) {
   add_device_option(*run_app, command->options.device);
   run_app->add_option("--size", command->size, "default: small on the cpu, full on a GPU")
       ->check(CLI::IsMember({"smoke", "small", "full"}));
-  run_app->add_option("--data", command->options.data, "synthetic or cifar10:DIR")
-      ->capture_default_str();
+  run_app->add_option("--data", command->data,
+                      "images: synthetic (default), cifar10:DIR and others; text: grammar "
+                      "(default), text:FILE, tokens:FILE; may be given once for each");
   run_app->add_option("--seeds", command->options.seeds, "runs per arm (default: by size)")
       ->check(CLI::Range(1, 1000));
   run_app->add_option("--out", command->options.out, "folder for the results")

@@ -130,6 +130,11 @@ TextDataset load_text(const std::string& spec, int vocabulary) {
        "\"grammar\" or \"grammar:BYTES\"");
 }
 
+bool names_text(const std::string& spec) {
+  const std::string kind = spec.substr(0, spec.find(':'));
+  return kind == "text" || kind == "tokens" || kind == "grammar";
+}
+
 void require_context(const TextDataset& text, int64_t context) {
   const char* const unit = text.bytes ? " bytes" : " tokens";
   for (const bool training : {true, false}) {

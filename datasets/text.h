@@ -28,6 +28,9 @@ struct TextDataset {
 // token that is not in the vocabulary.
 TextDataset load_text(const std::string& spec, int vocabulary = 0);
 
+// Is it the name of a text, by its beginning: "text:", "tokens:", "grammar"?
+bool names_text(const std::string& spec);
+
 // Error unless both splits are longer than a context: `context` tokens and the one that follows.
 void require_context(const TextDataset& text, int64_t context);
 

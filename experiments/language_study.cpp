@@ -1,5 +1,6 @@
 #include "experiments/language_study.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -71,6 +72,82 @@ std::vector<RunRecord> run_language_models(Study study, const std::vector<Langua
   return run_study(study, study_arms, seeds, [&](size_t arm, int64_t seed, const ShowRun& show) {
     return train_arm(arms[arm], seed, study, text, train, look, show);
   });
+}
+
+std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
+                              const TextDataset& text) {
+  std::vector<double> losses = numbers_of(runs, arm, "val loss");
+  for (double& loss : losses) {
+    if (!std::isfinite(loss)) loss = std::log(double(text.vocabulary));
+  }
+  return losses;
+}
+
+Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
+                      const std::string& baseline, const TextDataset& text) {
+  const std::vector<double> base = losses_of(runs, baseline, text);
+  Table table{.title = "Validation loss (nats per token)",
+              .header = {"arm", "ours", "above the entropy", "minus " + baseline, "95 % interval",
+                         "runs that diverged"},
+              .note = "Mean ± standard deviation over " + std::to_string(base.size()) +
+                      " seeds; the interval is that of the paired difference."};
+  for (const std::string& arm : arms) {
+    const std::vector<double> values = losses_of(runs, arm, text);
+    std::string difference = "-", interval = "-";
+    if (arm != baseline) {
+      difference = signed_fixed(mean(values) - mean(base), 4);
+      if (base.size() > 1) interval = interval_text(paired_difference_interval(values, base), 4);
+    }
+    const std::vector<const RunRecord*> of_arm = runs_of(runs, arm);
+    const auto diverged = std::count_if(of_arm.begin(), of_arm.end(),
+                                        [](const RunRecord* run) { return run->diverged(); });
+    const bool known = std::isfinite(text.entropy_rate);
+    table.rows.push_back({arm, values.size() > 1 ? plus_minus(values, 4) : fixed(values[0], 4),
+                          known ? fixed(mean(values) - text.entropy_rate, 4) : "-", difference,
+                          interval,
+                          std::to_string(diverged) + " of " + std::to_string(of_arm.size())});
+  }
+  if (std::isfinite(text.entropy_rate)) {
+    table.note += " The entropy of the text is " + fixed(text.entropy_rate, 4) +
+                  " nats per token: no model's loss can be lower.";
+  }
+  return table;
+}
+
+Table table_of_loss_by_seed(const std::vector<RunRecord>& runs) {
+  return table_of_seeds(runs, "Final validation loss of every run (nats per token)", "val loss",
+                        [](double loss) { return fixed(loss, 4); });
+}
+
+std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,
+                                 const std::vector<std::string>& arms, const TextDataset& text,
+                                 const TrainOptions& train, const std::string& name) {
+  std::vector<CurvePoint> points;
+  for (const std::string& arm : arms) {
+    for (const RunRecord* run : runs_of(runs, arm)) {
+      for (const CurvePoint& p : run->curve) {
+        if (p.metric == "val loss") points.push_back(p);
+      }
+    }
+  }
+  if (points.empty()) return {};
+  Plot plot = plot_of_curves(points, "val loss");
+  plot.name = name;
+  plot.title = "Validation loss while training";
+  plot.x_label = "training step (batches of " + std::to_string(train.batch) + " windows)";
+  plot.y_label = "validation loss (nats per token)";
+  plot.caption = "Mean over the seeds; the band reaches from the lowest to the highest.";
+  if (std::isfinite(text.entropy_rate)) {
+    plot.horizontal = {{text.entropy_rate, "entropy of the text"}};
+  }
+  return {plot};
+}
+
+std::string describe(const GPTConfig& c) {
+  return std::string(c.style == GPTStyle::gpt2 ? "GPT-2" : "LLaMA") + " style, width " +
+         std::to_string(c.width) + ", depth " + std::to_string(c.depth) + ", " +
+         std::to_string(c.heads) + " heads, context " + std::to_string(c.context) +
+         " tokens, vocabulary " + std::to_string(c.vocabulary);
 }
 
 std::vector<std::pair<std::string, std::string>> settings_for_report(const TextDataset& text,

@@ -34,8 +34,25 @@ std::vector<RunRecord> run_language_models(Study study, const std::vector<Langua
                                            const TrainOptions& train,
                                            const LanguageLook& look = {});
 
+// Final validation losses of an arm's runs, in order of their seeds. A run that diverged counts as
+// guessing: the logarithm of the vocabulary.
+std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
+                              const TextDataset& text);
+
+// "arm | validation loss | above the entropy | minus baseline | its 95 % interval | diverged"
+Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
+                      const std::string& baseline, const TextDataset& text);
+Table table_of_loss_by_seed(const std::vector<RunRecord>& runs);
+
+// Validation loss of these arms while they train, with the entropy of the text where it is known;
+// nothing if all of them diverged before the first look. The title is for the caller to fill in.
+std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,
+                                 const std::vector<std::string>& arms, const TextDataset& text,
+                                 const TrainOptions& train, const std::string& name);
+
 // The settings "data", "optimizer" and "steps", for the report.
 std::vector<std::pair<std::string, std::string>> settings_for_report(const TextDataset& text,
                                                                      const TrainOptions& train);
+std::string describe(const GPTConfig& config);  // "GPT-2 style, width 64, depth 3, ..."
 
 }  // namespace dyt

@@ -32,7 +32,7 @@ const std::vector<Experiment>& experiments() {
        "Language models with DyT end at the loss of those with RMSNorm; Derf closes what is left "
        "to "
        "LayerNorm.",
-       360, nullptr},
+       300, run_05_gpt},
       {6, "What does a norm cost?", "DyT, Table 7",
        "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
        "less.",

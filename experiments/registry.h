@@ -15,7 +15,8 @@ Size size_named(const std::string& name);  // throws Error listing the sizes
 struct Options {
   std::string device = "auto";  // auto, cpu, cuda, emulated
   Size size = Size::small;
-  std::string data = "synthetic";  // or cifar10:DIR
+  std::string data = "synthetic";  // or cifar10:DIR: the images
+  std::string text = "grammar";    // or text:FILE, tokens:FILE: what language models read
   int seeds = 0;                   // 0: what the experiment takes at this size
   // For the records of finished runs; empty: none are kept. The report is for the caller to write.
   std::filesystem::path out = {};
@@ -60,6 +61,7 @@ Report run_01_layernorm_is_tanh_like(const Options& options);
 Report run_02_norms_in_networks(const Options& options);
 Report run_03_vit(const Options& options);
 Report run_04_convnext(const Options& options);
+Report run_05_gpt(const Options& options);
 Report run_07_squashing(const Options& options);
 Report run_08_without_alpha(const Options& options);
 Report run_09_alpha_follows_std(const Options& options);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "layers/unfused.h"
+
 namespace dyt {
 namespace {
 
@@ -118,6 +120,9 @@ Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
 }
 
 Tensor Norm::forward(Tape& tape, const Tensor& x) const {
+  if (spec_.unfused) {
+    return unfused_norm(tape, x, spec_.kind, {weight_, bias_, alpha_}, spec_.epsilon);
+  }
   switch (spec_.kind) {
     case NormKind::none:
       return x;

@@ -31,6 +31,7 @@ struct NormSpec {
   bool bias = true;         // false: no beta, as language models in LLaMA's style
   int groups = 32;          // of groupnorm, at most: the largest number that divides the channels
   bool frozen = false;      // batchnorm: training, too, takes the running statistics as they are
+  bool unfused = false;     // layernorm, rmsnorm, dyt: the naive rung of layers/unfused.h
 };
 
 bool has_statistics(NormKind kind);  // it looks at more than one number at a time

@@ -1,0 +1,26 @@
+// The small language model on which the experiments about text are made, and its recipe: chosen so
+// that LayerNorm learns well in the time there is, and never for one of the arms.
+#pragma once
+#include "experiments/language_study.h"
+
+namespace dyt {
+
+struct GPTSetting {
+  GPTConfig model;  // GPT-2's style, with LayerNorm; its vocabulary is the text's
+  TrainOptions train;
+  TextDataset text;
+  int seeds;
+};
+
+// `grammar_bytes`: how much of the grammar there is to train on, if it is the text and the size is
+// `small`; by default about as much as a run reads, so that hardly anything is read twice.
+GPTSetting small_gpt(const Options& options, int64_t grammar_bytes = 0);
+
+// The same model in LLaMA's style, with RMSNorm.
+GPTConfig llama_of(const GPTSetting& setting);
+
+// The same model with Dynamic Tanh or another of its family. alpha starts at the values that the
+// paper's authors tuned for language models of the nearest width, 1024: 1.0 everywhere.
+GPTConfig with_squashing(GPTConfig config, NormKind kind);
+
+}  // namespace dyt

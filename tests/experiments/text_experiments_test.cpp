@@ -1,0 +1,85 @@
+// Experiments about language models at their smallest: everything is in the report, and finite.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "core/error.h"
+#include "experiments/gpt_setting.h"
+#include "tests/datasets/temporary_folder.h"
+
+namespace dyt {
+namespace {
+
+const Options smoke{.device = "cpu", .size = Size::smoke};
+
+// What every report of these must have.
+void expect_complete(const Report& report, size_t tables, size_t plots) {
+  EXPECT_EQ(report.tables.size(), tables);
+  ASSERT_EQ(report.plots.size(), plots);
+  EXPECT_FALSE(report.verdict.rule.empty());
+  EXPECT_FALSE(report.verdict.because.empty());
+  EXPECT_FALSE(report.paper.empty());
+  EXPECT_FALSE(report.ours.empty());
+  EXPECT_FALSE(report.settings.empty());
+  EXPECT_FALSE(report.curves.empty());
+  for (const Table& table : report.tables) {
+    EXPECT_FALSE(table.rows.empty()) << table.title;
+    for (const auto& row : table.rows) {
+      EXPECT_EQ(row.size(), table.header.size()) << table.title;
+      for (const std::string& cell : row) {
+        EXPECT_EQ(cell.find("not finite"), cell.npos) << table.title << ": " << cell;
+      }
+    }
+  }
+  for (const Plot& plot : report.plots) {
+    EXPECT_FALSE(plot.series.empty()) << plot.name;
+    EXPECT_FALSE(plot.x_label.empty()) << plot.name;
+    EXPECT_FALSE(plot.y_label.empty()) << plot.name;
+    EXPECT_NO_THROW(render_text(plot)) << plot.name;
+  }
+  EXPECT_NO_THROW(to_json(report));
+}
+
+TEST(Experiment05, Smoke) {
+  const Report report = run_experiment(find_experiment(5), smoke, "cpu");
+  expect_complete(report, 4, 2);
+  EXPECT_EQ(report.curves.size(), 5u * 2u * 2u * 2u);  // arms, seeds, looks, metrics
+}
+
+TEST(Experiment05, ReadsATextFromAFile) {
+  const TemporaryFolder folder;
+  std::ofstream out(folder.path("text.txt"));
+  for (int i = 0; i < 2000; ++i) out << "line " << i << " of a text\n";
+  out.close();
+  Options options = smoke;
+  options.text = "text:" + folder.path("text.txt");
+  options.seeds = 1;
+  const Report report = run_05_gpt(options);
+  expect_complete(report, 4, 2);
+  EXPECT_TRUE(report.plots[0].horizontal.empty());  // its entropy isn't known
+  EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
+}
+
+TEST(TextSpecs, AreToldFromImages) {
+  for (const char* text : {"grammar", "grammar:5", "text:a", "tokens:a,b"}) {
+    EXPECT_TRUE(names_text(text)) << text;
+  }
+  for (const char* images : {"synthetic", "cifar10:grammar", "folder:text:a", ""}) {
+    EXPECT_FALSE(names_text(images)) << images;
+  }
+}
+
+TEST(LanguageStudy, ADivergedRunCountsAsGuessing) {
+  const TextDataset text = load_text("grammar:20000");
+  const GPTConfig config{.context = 16, .width = 16, .depth = 1, .heads = 1};
+  TrainOptions train{.steps = 4, .batch = 4, .evaluate_every = 2};
+  train.diverged_above = 1e-3;
+  const std::vector<RunRecord> runs = run_language_models(
+      {.number = 42, .options = {.device = "cpu"}}, {{"LN", config}}, 1, text, train);
+  EXPECT_EQ(losses_of(runs, "LN", text), std::vector<double>{std::log(256.0)});
+  EXPECT_TRUE(plot_of_losses(runs, {"LN"}, text, train, "loss").empty());
+}
+
+}  // namespace
+}  // namespace dyt

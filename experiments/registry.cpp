@@ -36,7 +36,7 @@ const std::vector<Experiment>& experiments() {
       {6, "What does a norm cost?", "DyT, Table 7",
        "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
        "less.",
-       360, nullptr},
+       60, run_06_norm_cost},
       {7, "Which squashing function?", "DyT, Table 8",
        "tanh does best, hardtanh and sigmoid come close, and without any squashing training fails.",
        240, run_07_squashing},
@@ -68,7 +68,7 @@ const std::vector<Experiment>& experiments() {
       {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
        "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
        "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
-       600, nullptr},
+       60, run_14_gradients_at_init},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
        600, nullptr},

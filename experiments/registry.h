@@ -62,10 +62,12 @@ Report run_02_norms_in_networks(const Options& options);
 Report run_03_vit(const Options& options);
 Report run_04_convnext(const Options& options);
 Report run_05_gpt(const Options& options);
+Report run_06_norm_cost(const Options& options);
 Report run_07_squashing(const Options& options);
 Report run_08_without_alpha(const Options& options);
 Report run_09_alpha_follows_std(const Options& options);
 Report run_10_alpha0(const Options& options);
 Report run_12_batchnorm(const Options& options);
+Report run_14_gradients_at_init(const Options& options);
 
 }  // namespace dyt

@@ -61,6 +61,33 @@ TEST(Experiment05, ReadsATextFromAFile) {
   EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
 }
 
+TEST(Experiment06, Smoke) {
+  const Report report = run_experiment(find_experiment(6), smoke, "cpu");
+  expect_complete(report, 4, 2);
+  EXPECT_EQ(report.curves.size(), 3u * (1 + 7 * 2 + 8 * 2));
+  // What the notes say of the traffic: fused 2 tensors, unfused RMSNorm 7 and DyT 6.
+  const Table& layers = report.tables[1];
+  const auto moved = [&](size_t row) { return layers.rows[row][2]; };
+  EXPECT_EQ(moved(1), fixed(7 * 256 * 64 * 4 * 1e-6, 0));
+  EXPECT_EQ(moved(3), fixed(6 * 256 * 64 * 4 * 1e-6, 0));
+}
+
+TEST(Experiment06, DoesNotTimeTheEmulator) {
+  if (kernel_device != Device::emulated) GTEST_SKIP() << "this build has no emulator";
+  Options options = smoke;
+  options.device = "emulated";
+  const Report report = run_06_norm_cost(options);
+  EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
+  EXPECT_NE(report.verdict.because.find("not timed"), std::string::npos);
+}
+
+TEST(Experiment14, Smoke) {
+  const Report report = run_experiment(find_experiment(14), smoke, "cpu");
+  expect_complete(report, 2, 2);
+  EXPECT_EQ(report.curves.size(), 4u * 3u * 3u);  // arms, depths, seeds
+  for (const CurvePoint& p : report.curves) EXPECT_GT(p.value, 0);
+}
+
 TEST(TextSpecs, AreToldFromImages) {
   for (const char* text : {"grammar", "grammar:5", "text:a", "tokens:a,b"}) {
     EXPECT_TRUE(names_text(text)) << text;

@@ -57,7 +57,8 @@ std::vector<std::filesystem::path> write_curves(std::span<const Evaluation> curv
   Plot loss{.name = "loss",
             .title = title,
             .x_label = "training step",
-            .y_label = "cross-entropy (nats)"};
+            .y_label = curve.back().test_accuracy >= 0 ? "cross-entropy (nats)"
+                                                       : "cross-entropy (nats per token)"};
   loss.series = {series("training", curve, 0, [](const Evaluation& e) { return e.train_loss; }),
                  series("unseen data", curve, 1, [](const Evaluation& e) { return e.test_loss; })};
   std::vector<Plot> plots = {loss};

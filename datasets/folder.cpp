@@ -263,8 +263,9 @@ ImageSplits load_folder(const std::string& folder, const FolderOptions& options,
   require(bytes <= options.memory, "the ", lists.train.files.size() + lists.test.files.size(),
           " images in ", folder, " take ", bytes >> 20, " MiB at ", size, " x ", size,
           " pixels, and only ", options.memory >> 20, " MiB may be used");
-  ImageSplits splits{load_split(lists.train, size, options.strict, folder),
-                     load_split(lists.test, size, options.strict, folder)};
+  const std::string name = fs::path(folder + "/.").parent_path().filename().string();
+  ImageSplits splits{load_split(lists.train, size, options.strict, name),
+                     load_split(lists.test, size, options.strict, name)};
   set_mean_and_std(splits);
   return splits;
 }

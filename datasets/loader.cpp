@@ -1,6 +1,7 @@
 #include "datasets/loader.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "core/clock.h"
 #include "core/error.h"
@@ -31,7 +32,7 @@ bool MemorySource::read(uint32_t n, const Augment* augment, uint64_t seed, uint6
 
 FolderSource::FolderSource(ImageFiles files, int size) : files_(std::move(files)) {
   require(size > 0, "images can't be made ", size, " pixels wide");
-  name = files_.folder;
+  name = std::filesystem::path(files_.folder).parent_path().filename().string();
   height = width = size, channels = 3;
   class_names = files_.class_names;
   mean = imagenet_mean, std = imagenet_std;

@@ -43,7 +43,7 @@ TextDataset load_bytes(const std::string& path) {
   const std::vector<char> bytes = read_file(path);
   std::vector<uint16_t> tokens(bytes.size());
   std::transform(bytes.begin(), bytes.end(), tokens.begin(), [](char c) { return uint8_t(c); });
-  TextDataset text{.name = path};
+  TextDataset text{.name = fs::path(path).filename().string()};
   split(text, std::move(tokens));
   return text;
 }
@@ -83,8 +83,10 @@ std::vector<uint16_t> read_shard(const std::string& path, int vocabulary) {
 }
 
 TextDataset load_tokens(const std::string& paths, int vocabulary) {
-  TextDataset text{.name = paths, .vocabulary = vocabulary ? vocabulary : 50257, .bytes = false};
   const size_t comma = paths.find(',');
+  TextDataset text{.name = fs::path(paths.substr(0, comma)).filename().string(),
+                   .vocabulary = vocabulary ? vocabulary : 50257,
+                   .bytes = false};
   if (comma == std::string::npos) {
     split(text, read_shard(paths, text.vocabulary));
   } else {

@@ -14,7 +14,7 @@
 namespace dyt {
 
 struct TextDataset {
-  std::string name;
+  std::string name;  // of the file, without its folder
   int vocabulary = 256;
   bool bytes = true;                           // a token is a byte; else one of `vocabulary` words
   std::vector<uint16_t> train = {}, val = {};  // tokens

@@ -145,7 +145,7 @@ class LayerBench {
   double timed(bool training, const std::function<void(const Tensor&)>& body) {
     tape_.training = training;
     tape_.begin(0);
-    Tensor x = tape_.empty({0, channels_});
+    Tensor x = tape_.empty({1, channels_});
     x.shape[0] = rows_;
     x.data = x_.data();
     return time_of(tape_.device(), [&] { body(x); });

@@ -45,7 +45,7 @@ struct Setting {
 
 Setting setting_of(const Options& options) {
   Setting s = {
-      .width = 128, .heads = 4, .context = 64, .batch = 8, .seeds = 5, .depths = {6, 12, 24, 48}};
+      .width = 128, .heads = 4, .context = 64, .batch = 8, .seeds = 10, .depths = {6, 12, 24, 48}};
   if (options.size == Size::smoke) s = {32, 2, 16, 2, 3, {2, 4, 8}};
   if (options.size == Size::full) s = {512, 8, 128, 16, 10, {6, 12, 24, 48, 96}};
   if (options.seeds > 0) s.seeds = options.seeds;

@@ -155,7 +155,11 @@ std::vector<std::pair<std::string, std::string>> settings_for_report(const TextD
   std::string optimizer = "AdamW (" + fixed(t.adamw.beta1, 1) + ", " + fixed(t.adamw.beta2, 3) +
                           "), lr " + fixed(t.lr, 4) + ", cosine, " + std::to_string(t.warmup) +
                           " warm-up steps, weight decay " + fixed(t.adamw.weight_decay, 2);
-  if (t.adamw.max_norm > 0) optimizer += ", clip " + fixed(t.adamw.max_norm, 0);
+  if (t.sgd) {
+    optimizer = "SGD, momentum " + fixed(t.sgd->momentum, 1) + ", lr " + fixed(t.lr, 4) +
+                ", cosine, " + std::to_string(t.warmup) + " warm-up steps";
+  } else if (t.adamw.max_norm > 0)
+    optimizer += ", clip " + fixed(t.adamw.max_norm, 0);
   return {{"data", text.name + ": " + std::to_string(text.train.size()) + " train, " +
                        std::to_string(text.val.size()) + " validation tokens"},
           {"optimizer", optimizer},

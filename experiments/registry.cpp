@@ -71,7 +71,7 @@ const std::vector<Experiment>& experiments() {
        60, run_14_gradients_at_init},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
-       600, nullptr},
+       300, run_15_warmup},
       {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
        "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
        "erf is the best one found.",
@@ -79,7 +79,7 @@ const std::vector<Experiment>& experiments() {
       {17, "When does removing LN help?", "arXiv 2604.23434",
        "DyT regularises by saturation: it improves the loss of a model that sees few tokens, and "
        "worsens that of one that sees many.",
-       600, nullptr},
+       240, run_17_when_removing_helps},
       {18, "Tuning only the norms", "arXiv 2302.07937",
        "Training only the normalisation parameters of a random network already fits a lot.", 600,
        nullptr},

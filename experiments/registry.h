@@ -69,5 +69,7 @@ Report run_09_alpha_follows_std(const Options& options);
 Report run_10_alpha0(const Options& options);
 Report run_12_batchnorm(const Options& options);
 Report run_14_gradients_at_init(const Options& options);
+Report run_15_warmup(const Options& options);
+Report run_17_when_removing_helps(const Options& options);
 
 }  // namespace dyt

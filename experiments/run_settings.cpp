@@ -52,6 +52,11 @@ std::string settings_of(const AdamWOptions& options) {
          ")";
 }
 
+std::string settings_of(const SgdOptions& options) {
+  const auto& [momentum, weight_decay] = options;
+  return Written("(sgd")("momentum", momentum)("weight_decay", weight_decay).text + ")";
+}
+
 // FNV-1a, eight bytes at a time: a fingerprint of many bytes, fast.
 uint64_t fingerprint(const void* data, size_t bytes, uint64_t hash = 0xcbf29ce484222325) {
   const auto* at = static_cast<const unsigned char*>(data);
@@ -142,13 +147,14 @@ std::string settings_of(const Augment& augment) {
 
 std::string settings_of(const TrainOptions& options) {
   // Not part of the result: how batches are made, checkpoints, who looks on.
-  const auto& [steps, batch, accumulate, lr, lr_floor, warmup, adamw, label_smoothing, augment, mix,
-               strict, workers, ema_decay, seed, evaluate_every, evaluate_windows, diverged_above,
-               checkpoint, after_step] = options;
+  const auto& [steps, batch, accumulate, lr, lr_floor, warmup, adamw, sgd, label_smoothing, augment,
+               mix, strict, workers, ema_decay, seed, evaluate_every, evaluate_windows,
+               diverged_above, checkpoint, after_step] = options;
   const auto& [mixup, cutmix, switch_probability] = mix;
   return Written("training")("steps", steps)("batch", batch)("accumulate", accumulate)("lr", lr)(
-             "lr_floor", lr_floor)("warmup", warmup)("adamw", settings_of(adamw))("label_smoothing",
-                                                                                  label_smoothing)(
+             "lr_floor", lr_floor)("warmup", warmup)(
+             "optimizer", sgd ? settings_of(*sgd) : settings_of(adamw))("label_smoothing",
+                                                                        label_smoothing)(
              "augment", augment ? settings_of(*augment) : std::string("none"))("mixup", mixup)(
              "cutmix", cutmix)("switch_probability", switch_probability)("ema_decay", ema_decay)(
              "evaluate_every", evaluate_every)("evaluate_windows", evaluate_windows)(

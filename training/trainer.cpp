@@ -23,13 +23,19 @@ const TrainOptions& checked(const TrainOptions& o) {
 Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
     : parameters_(parameters),
       options_(checked(options)),
-      tape_(parameters.device(), parameters.dtype(), options.seed),
-      optimizer_(parameters, options.adamw) {
+      tape_(parameters.device(), parameters.dtype(), options.seed) {
+  if (options.sgd) {
+    require(options.checkpoint.save.empty() && options.checkpoint.resume.empty(),
+            "a checkpoint holds AdamW's moments; a run with SGD can't be saved or resumed");
+    sgd_ = std::make_unique<Sgd>(parameters, *options.sgd);
+  } else {
+    adamw_ = std::make_unique<AdamW>(parameters, options.adamw);
+  }
   if (options.ema_decay > 0) {
     average_ = std::make_unique<WeightAverage>(parameters, options.ema_decay);
   }
   if (options.checkpoint.resume.empty()) return;
-  state_ = load_checkpoint(options.checkpoint, {parameters_, optimizer_, average_.get()});
+  state_ = load_checkpoint(options.checkpoint, {parameters_, *adamw_, average_.get()});
 }
 
 // One update; the batch's mean loss, or 0 if it is not to be read (which waits for the device).
@@ -44,7 +50,12 @@ double Trainer::train_step(const TrainTask& task, int64_t step, bool read_loss) 
     tape_.backward(loss, 1.0 / parts);
     if (read_loss) sum += double(host_floats(tape_, loss)[0]) / parts;
   }
-  optimizer_.step(float(schedule(step)));
+  const float lr = float(schedule(step));
+  if (sgd_) {
+    sgd_->step(lr);
+  } else {
+    adamw_->step(lr);
+  }
   if (average_) average_->update();
   return sum;
 }
@@ -67,7 +78,7 @@ void Trainer::look(const TrainTask& task, bool last) {
 // end: there may be room again next time.
 void Trainer::save(bool last) {
   try {
-    save_checkpoint(options_.checkpoint, state_, {parameters_, optimizer_, average_.get()});
+    save_checkpoint(options_.checkpoint, state_, {parameters_, *adamw_, average_.get()});
   } catch (const Error& e) {
     if (last) throw;
     std::cerr << "\ndyt: " << e.what() << "; training goes on\n";

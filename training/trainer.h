@@ -16,6 +16,7 @@
 #include "training/adamw.h"
 #include "training/checkpoint.h"
 #include "training/ema.h"
+#include "training/sgd.h"
 
 namespace dyt {
 
@@ -26,6 +27,7 @@ struct TrainOptions {
   double lr = 1e-3, lr_floor = 1e-6;  // peak and end of a cosine
   int64_t warmup = 0;                 // steps of linear warm-up
   AdamWOptions adamw = {};
+  std::optional<SgdOptions> sgd = {};  // if set, momentum takes AdamW's place; no checkpoints
   // Images
   float label_smoothing = 0;
   std::optional<Augment> augment = Augment{};  // none: images as they are
@@ -96,7 +98,8 @@ class Trainer {
   Parameters& parameters_;
   const TrainOptions options_;
   Tape tape_;
-  AdamW optimizer_;
+  std::unique_ptr<AdamW> adamw_;  // or
+  std::unique_ptr<Sgd> sgd_;
   std::unique_ptr<WeightAverage> average_;
   TrainingState state_;
 };

@@ -88,6 +88,19 @@ TEST(Experiment14, Smoke) {
   for (const CurvePoint& p : report.curves) EXPECT_GT(p.value, 0);
 }
 
+TEST(Experiment15, Smoke) {
+  const Report report = run_experiment(find_experiment(15), smoke, "cpu");
+  expect_complete(report, 2, 3);
+  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * (24u + 12u));  // looks, metrics, seeds, arms
+}
+
+TEST(Experiment17, Smoke) {
+  const Report report = run_experiment(find_experiment(17), smoke, "cpu");
+  expect_complete(report, 1, 3);
+  ASSERT_EQ(report.tables[0].rows.size(), 3u + 2u);  // lengths of text, and the paper's
+  for (const CurvePoint& p : report.curves) EXPECT_TRUE(std::isfinite(p.value));
+}
+
 TEST(TextSpecs, AreToldFromImages) {
   for (const char* text : {"grammar", "grammar:5", "text:a", "tokens:a,b"}) {
     EXPECT_TRUE(names_text(text)) << text;

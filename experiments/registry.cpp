@@ -36,7 +36,7 @@ const std::vector<Experiment>& experiments() {
       {6, "What does a norm cost?", "DyT, Table 7",
        "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
        "less.",
-       60, run_06_norm_cost},
+       150, run_06_norm_cost},
       {7, "Which squashing function?", "DyT, Table 8",
        "tanh does best, hardtanh and sigmoid come close, and without any squashing training fails.",
        240, run_07_squashing},

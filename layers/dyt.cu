@@ -111,22 +111,24 @@ struct Identity {
 // (2) The CPU loops
 // --------------------------------------------------------------------------------
 
+// What is optional is settled before the inner loop: around a choice, the compiler would not
+// vectorise it.
 template <class Phi, class T>
 void dyt_forward_cpu(T* y, const T* x, const T* alpha, const T* shift, const T* gamma,
                      const T* beta, int64_t rows, int64_t C) {
   const T a = alpha ? *alpha : T(1), s = shift ? *shift : T(0);
+  const std::vector<T> ones(gamma ? 0 : size_t(C), T(1)), zeros(beta ? 0 : size_t(C), T(0));
+  const T *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
+    const T* x_r = x + r * C;
+    T* y_r = y + r * C;
 #pragma omp simd
-    for (int64_t c = 0; c < C; ++c) {
-      const T f = Phi::value(a * x[r * C + c] + s);
-      y[r * C + c] = (gamma ? gamma[c] : T(1)) * f + (beta ? beta[c] : T(0));
-    }
+    for (int64_t c = 0; c < C; ++c) y_r[c] = scale[c] * Phi::value(a * x_r[c] + s) + offset[c];
   }
 }
 
-// dgamma, dbeta, dalpha, dshift are added to; dx too if `add`. Any of them may be null. What is
-// optional is settled before the inner loop: around a choice, the compiler would not vectorise it.
+// dgamma, dbeta, dalpha, dshift are added to; dx too if `add`. Any of them may be null.
 template <class Phi, bool add, class T>
 void dyt_backward_cpu(T* dx, T* dalpha, T* dshift, T* dgamma, T* dbeta, const T* dy, const T* x,
                       const T* alpha, const T* shift, const T* gamma, int64_t rows, int64_t C) {

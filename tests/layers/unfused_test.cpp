@@ -99,6 +99,23 @@ TEST(Unfused, CountsWhatItMoves) {
   }
 }
 
+// In bf16 statistics take a detour by f32: 36 bytes a number instead of 7 x 2. DyT does not.
+TEST(UnfusedKernels, CountTheDetourByF32) {
+  SKIP_WITHOUT_KERNELS();
+  Parameters parameters;
+  const Parameter& gamma = parameters.add("gamma", {8}, Init::ones());
+  const Parameter& alpha = parameters.add("alpha", {1}, Init::ones());
+  parameters.allocate(kernel_device, DType::bf16, 1);
+  Tape tape(kernel_device, DType::bf16);
+  const Tensor x = tape.empty({4, 8});
+  fill_zero(kernel_device, x.data, 4 * 8 * sizeof(bf16));
+  double rms = 0, dyt = 0;
+  unfused_norm(tape, x, NormKind::rmsnorm, {.gamma = &gamma}, 1e-6f, &rms);
+  unfused_norm(tape, x, NormKind::dyt, {.gamma = &gamma, .alpha = &alpha}, 0, &dyt);
+  EXPECT_EQ(rms / (4 * 8), 36);
+  EXPECT_EQ(dyt / (4 * 8), 12);
+}
+
 TEST(Unfused, NormOfAModelTakesIt) {
   Parameters parameters;
   const Norm slow(parameters, "slow", 8, {.kind = NormKind::rmsnorm, .unfused = true});

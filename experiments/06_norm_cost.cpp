@@ -324,8 +324,7 @@ double bytes_moved(const Setting& setting, const Arm& arm, bool training, Device
   return moved / double(rows * channels) * double(setting.rows * setting.channels);
 }
 
-// ---------------------------------------------------------------------------------------- the
-// report
+// --------------------------------------------------------------------------------- the report
 
 // 1 - DyT / RMSNorm in every repetition.
 std::vector<double> savings(const Times& times, const char* task, const std::string& how) {

@@ -5,8 +5,8 @@
 // diverges, with Adam and with SGD too (IWSLT14 De-En, Adam at 1e-3 and 5e-4). A Pre-LN one needs
 // no warm-up: it trains as well without as a Post-LN one does with it.
 //
-// WHAT WE MEASURE. Final validation loss of a small language model in GPT-2's style, deep for its
-// width, after a run with no warm-up, a short and a long one. No gradient is clipped: clipping is
+// WHAT WE MEASURE. Final validation loss of a small language model in GPT-2's style,
+// after a run with no warm-up, a short and a long one. No gradient is clipped: clipping is
 // another remedy against the same evil. (The paper translates; experiment 24 will.)
 //
 // THE ARMS. Post-LN and Pre-LN x warm-up x two learning rates x Adam and SGD with momentum; and
@@ -49,8 +49,9 @@ Setting setting_of(const Options& options) {
       train.steps = 10, train.evaluate_every = 5;
       break;
     case Size::small:
-      model.width = 32, model.depth = 6, model.heads = 2, model.context = 64;
-      train.steps = 400, train.batch = 16, train.evaluate_every = 50;
+      // With Adam, a Post-LN of 6 layers learns nothing here within 400 steps, warm-up or not.
+      model.width = 32, model.depth = 3, model.heads = 2, model.context = 64;
+      train.steps = 600, train.batch = 16, train.evaluate_every = 50;
       break;
     case Size::full:
       model.depth = 12;

@@ -11,10 +11,11 @@
 // one.
 //
 // THE ARMS. GPT-2's style: LN, DyT, Derf (gamma * erf(alpha x + s) + beta). LLaMA's style: RMSNorm,
-// DyT without beta and, as in the paper, with a learned factor on the embeddings that starts at
-// sqrt(width). All have the same seeds, and the learning rate and schedule that suit LN. Language
-// models are the one place where the paper tunes alpha0, by width, larger before attention; we
-// take what it has for the nearest width (1024: 1.0 everywhere), for Derf too, and search nothing.
+// DyT without beta. DyT and Derf have, as in the paper's LLaMA, a learned factor on the embeddings
+// that starts at sqrt(width). All have the same seeds, and the learning rate and schedule that suit
+// LN. Language models are the one place where the paper tunes alpha0, by width, larger before
+// attention; we take what it has for the nearest width (1024: 1.0 everywhere), for Derf too, and
+// search nothing.
 //
 // THE RULE. See `rule`. The papers' differences are at most 1 % of the loss; a difference of 2 %
 // would be another result. It was written before the first run.

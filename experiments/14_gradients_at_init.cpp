@@ -62,6 +62,7 @@ GPTConfig config_of(const Setting& s, const std::string& arm, int depth, int voc
                    .heads = s.heads,
                    .tied = false};
   if (arm.find("DyT") != arm.npos) config = with_squashing(config, NormKind::dyt);
+  config.embedding_scale = false;  // initialise() gives the embeddings their size
   config.norm.placement = arm.rfind("Post", 0) == 0 ? Placement::post : Placement::pre;
   return config;
 }

@@ -51,6 +51,7 @@ GPTConfig llama_of(const GPTSetting& setting) {
 
 GPTConfig with_squashing(GPTConfig config, NormKind kind) {
   config.norm.kind = kind;
+  config.embedding_scale = true;
   std::tie(config.alpha0_attention, config.norm.alpha0) = tuned_alpha0(config.width);
   return config;
 }

@@ -20,7 +20,9 @@ GPTSetting small_gpt(const Options& options, int64_t grammar_bytes = 0);
 GPTConfig llama_of(const GPTSetting& setting);
 
 // The same model with Dynamic Tanh or another of its family. alpha starts at the values that the
-// paper's authors tuned for language models of the nearest width, 1024: 1.0 everywhere.
+// paper's authors tuned for language models of the nearest width, 1024: 1.0 everywhere. And, as in
+// their LLaMA, a learned factor on the embeddings starts at sqrt(width): embeddings begin at 0.02,
+// which a norm enlarges and DyT does not; without the factor GPT-2 hardly begins to learn.
 GPTConfig with_squashing(GPTConfig config, NormKind kind);
 
 }  // namespace dyt

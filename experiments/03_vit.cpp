@@ -14,18 +14,12 @@
 //
 // THE RULE. The paper's differences are a few tenths of a point, which three seeds of a small model
 // can't resolve; "as good as" can be judged with a margin. We take 1.0 point of accuracy:
-// see `rule` below. It was settled before the first run.
+// see judge_as_good (classifier_study.cpp). It was settled before the first run.
 #include "experiments/classifier_study.h"
 #include "models/vit.h"
 
 namespace dyt {
 namespace {
-
-constexpr double margin = 0.01, widest = 0.03;
-constexpr const char* rule =
-    "d is the mean over seeds of DyT's accuracy minus LN's. REPRODUCED if d is at least -1.0 point "
-    "and its 95 % interval is within ±3 points. NOT REPRODUCED if the whole interval lies below "
-    "-1.0 point. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
 
 struct Setting {
   ViTConfig model;
@@ -66,24 +60,6 @@ Setting setting_of(Size size) {
   fail("unknown size");
 }
 
-Verdict judge(const std::vector<double>& layernorm, const std::vector<double>& dyt) {
-  Verdict verdict{.rule = rule};
-  if (layernorm.size() < 2) {
-    verdict.because = "one seed gives no interval";
-    return verdict;
-  }
-  const MeanInterval d = paired_difference_interval(dyt, layernorm);
-  if (d.high < -margin) {
-    verdict.outcome = Outcome::not_reproduced;
-  } else if (d.mean >= -margin && d.half_width() <= widest) {
-    verdict.outcome = Outcome::reproduced;
-  }
-  verdict.because = "d = " + signed_fixed(100 * d.mean) + " points, 95 % interval [" +
-                    signed_fixed(100 * d.low) + ", " + signed_fixed(100 * d.high) + "], " +
-                    std::to_string(d.n) + " seeds";
-  return verdict;
-}
-
 }  // namespace
 
 Report run_03_vit(const Options& options) {
@@ -107,7 +83,7 @@ Report run_03_vit(const Options& options) {
   const std::vector<double> layernorm = accuracies_of(runs, "LN"), dyt = accuracies_of(runs, "DyT");
 
   Report report;
-  report.verdict = judge(layernorm, dyt);
+  report.verdict = judge_as_good(dyt, layernorm);
   report.paper = "ViT-B 82.3 % (LN), 82.5 % (DyT)";
   report.ours = percent_plus_minus(layernorm) + " (LN), " + percent_plus_minus(dyt) + " (DyT)";
   report.tables.push_back(

@@ -11,18 +11,12 @@
 // gamma * tanh(alpha x) + beta. The network starts with patches of 4 x 4 pixels and goes from 8 x 8
 // places down to 1 x 1, so it is ConvNeXt's shape at a seventh of its image size.
 //
-// THE RULE. That of experiment 03, for the same reasons: see `rule`. It was written before the
-// first run.
+// THE RULE. That of experiment 03, for the same reasons: see judge_as_good. It was written before
+// the first run.
 #include "experiments/classifier_study.h"
 
 namespace dyt {
 namespace {
-
-constexpr double margin = 0.01, widest = 0.03;
-constexpr const char* rule =
-    "d is the mean over seeds of DyT's accuracy minus LN's. REPRODUCED if d is at least -1.0 point "
-    "and its 95 % interval is within ±3 points of it. NOT REPRODUCED if the whole interval lies "
-    "below -1.0 point. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
 
 struct Setting {
   ConvNeXtConfig model;
@@ -57,23 +51,6 @@ Setting setting_of(Size size) {
   fail("unknown size");
 }
 
-Verdict judge(const std::vector<double>& layernorm, const std::vector<double>& dyt) {
-  Verdict verdict{.rule = rule};
-  if (layernorm.size() < 2) {
-    verdict.because = "one seed gives no interval";
-    return verdict;
-  }
-  const MeanInterval d = paired_difference_interval(dyt, layernorm);
-  if (d.high < -margin) {
-    verdict.outcome = Outcome::not_reproduced;
-  } else if (d.mean >= -margin && d.half_width() <= widest) {
-    verdict.outcome = Outcome::reproduced;
-  }
-  verdict.because = "d = " + signed_fixed(100 * d.mean) + " points, 95 % interval " +
-                    points_interval(d) + ", " + std::to_string(d.n) + " seeds";
-  return verdict;
-}
-
 template <class T>
 std::string list_of(const T& values) {
   std::string text;
@@ -103,7 +80,7 @@ Report run_04_convnext(const Options& options) {
   const std::vector<double> layernorm = accuracies_of(runs, "LN"), dyt = accuracies_of(runs, "DyT");
 
   Report report;
-  report.verdict = judge(layernorm, dyt);
+  report.verdict = judge_as_good(dyt, layernorm);
   report.paper = "ConvNeXt-B 83.7 % (LN), 83.7 % (DyT)";
   report.ours = percent_plus_minus(layernorm) + " (LN), " + percent_plus_minus(dyt) + " (DyT)";
   report.tables = {

@@ -80,6 +80,29 @@ std::vector<RunRecord> run_classifiers(Study study, const std::vector<Classifier
   });
 }
 
+Verdict judge_as_good(const std::vector<double>& dyt, const std::vector<double>& layernorm) {
+  constexpr double margin = 0.01, widest = 0.03;
+  Verdict verdict{
+      .rule =
+          "d is the mean over seeds of DyT's accuracy minus LN's. REPRODUCED if d is at least "
+          "-1.0 point and its 95 % interval is within ±3 points of it. NOT REPRODUCED if the "
+          "whole interval lies below -1.0 point. Otherwise INCONCLUSIVE. A run that diverges "
+          "counts as guessing."};
+  if (layernorm.size() < 2) {
+    verdict.because = "one seed gives no interval";
+    return verdict;
+  }
+  const MeanInterval d = paired_difference_interval(dyt, layernorm);
+  if (d.high < -margin) {
+    verdict.outcome = Outcome::not_reproduced;
+  } else if (d.mean >= -margin && d.half_width() <= widest) {
+    verdict.outcome = Outcome::reproduced;
+  }
+  verdict.because = "d = " + signed_fixed(100 * d.mean) + " points, 95 % interval " +
+                    points_interval(d) + ", " + std::to_string(d.n) + " seeds";
+  return verdict;
+}
+
 std::vector<double> accuracies_of(const std::vector<RunRecord>& runs, const std::string& arm) {
   return numbers_of(runs, arm, "test accuracy");
 }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "layers/convolutions.h"
+#include "models/presets.h"
 
 namespace dyt {
 namespace {
@@ -93,18 +94,13 @@ Tensor ConvNeXt::forward(Tape& tape, const Tensor& images) const {
 
 namespace {
 
-struct Preset {
-  const char* name;
-  ConvNeXtConfig config;
-};
-
-const std::vector<Preset>& presets() {
+const std::vector<Preset<ConvNeXtConfig>>& presets() {
   const auto sizes = [](int width, std::array<int, 4> depths) {
     return ConvNeXtConfig{.depths = depths,
                           .widths = {width, 2 * width, 4 * width, 8 * width},
                           .conv_mlp = width < 96};  // up to Nano
   };
-  static const std::vector<Preset> all = {
+  static const std::vector<Preset<ConvNeXtConfig>> all = {
       {"convnext_atto_cifar",
        {.image_size = 32,
         .patch_size = 2,
@@ -127,21 +123,10 @@ const std::vector<Preset>& presets() {
 }  // namespace
 
 const std::vector<std::string>& convnext_presets() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Preset& p : presets()) list.push_back(p.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(presets());
   return names;
 }
 
-ConvNeXtConfig convnext_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& p : presets()) {
-    if (name == p.name) return p.config;
-    known += std::string(known.empty() ? "" : ", ") + p.name;
-  }
-  fail("unknown model '", name, "'; choose one of ", known);
-}
+ConvNeXtConfig convnext_preset(const std::string& name) { return find_preset(presets(), name); }
 
 }  // namespace dyt

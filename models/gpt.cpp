@@ -3,6 +3,8 @@
 #include <cmath>
 #include <tuple>
 
+#include "models/presets.h"
+
 namespace dyt {
 namespace {
 
@@ -201,11 +203,6 @@ KeyValueCache GPTCache::layer(int i) const {
 
 namespace {
 
-struct Preset {
-  const char* name;
-  GPTConfig config;
-};
-
 GPTConfig gpt2(int width, int depth, int heads) {
   return {.vocabulary = 50257, .context = 1024, .width = width, .depth = depth, .heads = heads};
 }
@@ -230,18 +227,18 @@ GPTConfig llama_char() {
   return c;
 }
 
-const std::vector<Preset>& presets() {
-  static const std::vector<Preset> all = [] {
-    std::vector<Preset> list = {{"gpt_char", {}},
-                                {"gpt2_124m", gpt2(768, 12, 12)},
-                                {"gpt2_355m", gpt2(1024, 24, 16)},
-                                {"gpt2_774m", gpt2(1280, 36, 20)},
-                                {"gpt2_1.5b", gpt2(1600, 48, 25)},
-                                {"llama_char", llama_char()},
-                                {"llama_60m", llama(512, 8, 8, 1376)},
-                                {"llama_130m", llama(768, 12, 12, 2048)},
-                                {"llama_350m", llama(1024, 24, 16, 2736)}};
-    for (Preset& p : list) {
+const std::vector<Preset<GPTConfig>>& presets() {
+  static const std::vector<Preset<GPTConfig>> all = [] {
+    std::vector<Preset<GPTConfig>> list = {{"gpt_char", {}},
+                                           {"gpt2_124m", gpt2(768, 12, 12)},
+                                           {"gpt2_355m", gpt2(1024, 24, 16)},
+                                           {"gpt2_774m", gpt2(1280, 36, 20)},
+                                           {"gpt2_1.5b", gpt2(1600, 48, 25)},
+                                           {"llama_char", llama_char()},
+                                           {"llama_60m", llama(512, 8, 8, 1376)},
+                                           {"llama_130m", llama(768, 12, 12, 2048)},
+                                           {"llama_350m", llama(1024, 24, 16, 2736)}};
+    for (Preset<GPTConfig>& p : list) {
       std::tie(p.config.alpha0_attention, p.config.norm.alpha0) = tuned_alpha0(p.config.width);
     }
     return list;
@@ -252,21 +249,12 @@ const std::vector<Preset>& presets() {
 }  // namespace
 
 const std::vector<std::string>& gpt_presets() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Preset& p : presets()) list.push_back(p.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(presets());
   return names;
 }
 
 GPTConfig gpt_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& p : presets()) {
-    if (name == p.name) return p.config;
-    known += std::string(known.empty() ? "" : ", ") + p.name;
-  }
-  fail("unknown language model '", name, "'; choose one of ", known);
+  return find_preset(presets(), name, "language model");
 }
 
 }  // namespace dyt

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "layers/convolutions.h"
+#include "models/presets.h"
 
 namespace dyt {
 namespace {
@@ -105,12 +106,7 @@ Tensor ResNet::forward(Tape& tape, const Tensor& images) const {
 
 namespace {
 
-struct Preset {
-  const char* name;
-  ResNetConfig config;
-};
-
-const std::vector<Preset>& presets() {
+const std::vector<Preset<ResNetConfig>>& presets() {
   const auto cifar = [](int depth) {
     return ResNetConfig{.image_size = 32,
                         .classes = 10,
@@ -119,7 +115,7 @@ const std::vector<Preset>& presets() {
                         .depths = {depth, depth, depth},
                         .widths = {16, 32, 64}};
   };
-  static const std::vector<Preset> all = {
+  static const std::vector<Preset<ResNetConfig>> all = {
       {"resnet20", cifar(3)},
       {"resnet56", cifar(9)},
       {"resnet18", {.depths = {2, 2, 2, 2}}},
@@ -133,21 +129,10 @@ const std::vector<Preset>& presets() {
 }  // namespace
 
 const std::vector<std::string>& resnet_presets() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Preset& p : presets()) list.push_back(p.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(presets());
   return names;
 }
 
-ResNetConfig resnet_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& p : presets()) {
-    if (name == p.name) return p.config;
-    known += std::string(known.empty() ? "" : ", ") + p.name;
-  }
-  fail("unknown model '", name, "'; choose one of ", known);
-}
+ResNetConfig resnet_preset(const std::string& name) { return find_preset(presets(), name); }
 
 }  // namespace dyt

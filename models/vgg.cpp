@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "layers/convolutions.h"
+#include "models/presets.h"
 
 namespace dyt {
 namespace {
@@ -45,7 +46,7 @@ VGG::VGG(const VGGConfig& c, Parameters& parameters) : config_(c) {
       layer.norm = Norm(parameters, name(), width, c.norm);
     else
       layer.norm = Norm(parameters, conv, width, c.norm);  // no parameters; a name to observe
-    ++index;  // the ReLU
+    ++index;                                               // the ReLU
     in = width;
   }
   if (c.hidden > 0) {
@@ -78,14 +79,9 @@ Tensor VGG::forward(Tape& tape, const Tensor& images) const {
 
 namespace {
 
-struct Preset {
-  std::string name;
-  VGGConfig config;
-};
-
-const std::vector<Preset>& presets() {
-  static const std::vector<Preset> all = [] {
-    std::vector<Preset> list;
+const std::vector<Preset<VGGConfig>>& presets() {
+  static const std::vector<Preset<VGGConfig>> all = [] {
+    std::vector<Preset<VGGConfig>> list;
     for (bool cifar : {true, false}) {
       for (int layers : {11, 13, 16, 19}) {
         // Convolutions of each stage; the numbers of layers count the three of the head.
@@ -109,21 +105,10 @@ const std::vector<Preset>& presets() {
 }  // namespace
 
 const std::vector<std::string>& vgg_presets() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Preset& p : presets()) list.push_back(p.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(presets());
   return names;
 }
 
-VGGConfig vgg_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& p : presets()) {
-    if (name == p.name) return p.config;
-    known += (known.empty() ? "" : ", ") + p.name;
-  }
-  fail("unknown model '", name, "'; choose one of ", known);
-}
+VGGConfig vgg_preset(const std::string& name) { return find_preset(presets(), name); }
 
 }  // namespace dyt

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "models/presets.h"
+
 namespace dyt {
 
 ViT::ViT(const ViTConfig& c, Parameters& parameters) : config_(c) {
@@ -90,12 +92,7 @@ Tensor ViT::forward(Tape& tape, const Tensor& images) const {
 
 namespace {
 
-struct Preset {
-  const char* name;
-  ViTConfig config;
-};
-
-const std::vector<Preset>& presets() {
+const std::vector<Preset<ViTConfig>>& presets() {
   const auto at_224 = [](int width, int depth, int heads) {
     return ViTConfig{.image_size = 224,
                      .patch_size = 16,
@@ -105,7 +102,7 @@ const std::vector<Preset>& presets() {
                      .heads = heads,
                      .class_token = true};
   };
-  static const std::vector<Preset> all = {
+  static const std::vector<Preset<ViTConfig>> all = {
       {"vit_micro", {.width = 128, .depth = 5, .heads = 4}},
       {"vit_ti4", {.width = 192, .depth = 12, .heads = 3}},
       {"vit_ti16", at_224(192, 12, 3)},
@@ -119,21 +116,10 @@ const std::vector<Preset>& presets() {
 }  // namespace
 
 const std::vector<std::string>& vit_presets() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Preset& p : presets()) list.push_back(p.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(presets());
   return names;
 }
 
-ViTConfig vit_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& p : presets()) {
-    if (name == p.name) return p.config;
-    known += std::string(known.empty() ? "" : ", ") + p.name;
-  }
-  fail("unknown model '", name, "'; choose one of ", known);
-}
+ViTConfig vit_preset(const std::string& name) { return find_preset(presets(), name); }
 
 }  // namespace dyt

@@ -182,6 +182,15 @@ TrainOptions image_defaults(const std::string& preset) {
   return o;
 }
 
+// What loading into memory had to leave out; of files that stay files, the run finds out.
+std::string left_out(const ImageSources& data) {
+  if (!data.memory) return "";
+  std::vector<std::string> skipped = data.memory->train.skipped;
+  const std::vector<std::string>& more = data.memory->test.skipped;
+  skipped.insert(skipped.end(), more.begin(), more.end());
+  return skipped.empty() ? "" : "\n" + describe_skipped(skipped);
+}
+
 void train_on_images(TrainCommand& c) {
   if (c.data.empty()) c.data = "synthetic";
   const ImageSources data =
@@ -221,8 +230,8 @@ void train_on_images(TrainCommand& c) {
   run(o, data.train->name,
       std::to_string(data.train->size()) + " train and " + std::to_string(data.test->size()) +
           " test images",
-      "recipe " + recipe.name + ": " + describe(recipe), {{"dyt.data", classes.dump()}},
-      [&](const TrainOptions& options, const ShowProgress& show) {
+      "recipe " + recipe.name + ": " + describe(recipe) + left_out(data),
+      {{"dyt.data", classes.dump()}}, [&](const TrainOptions& options, const ShowProgress& show) {
         const Forward forward = [&](Tape& tape, const Tensor& images) {
           return run.model().forward(tape, images);
         };

@@ -161,6 +161,31 @@ TEST_F(TrainCli, PredictsWithWhatItTrained) {
   expect_refusal("sample vit.st", 1, "dyt predict");
 }
 
+TEST_F(TrainCli, NamesImagesThatCannotBeDecoded) {
+  for (const char* split : {"train", "val"}) {
+    for (const char* name : {"a", "b"}) {
+      const fs::path of_class = folder_ / "set" / split / name;
+      fs::create_directories(of_class);
+      for (int i = 0; i < 4; ++i) {
+        std::ofstream(of_class / (std::to_string(i) + ".bmp"), std::ios::binary) << bmp(50 * i);
+      }
+    }
+  }
+  std::ofstream(folder_ / "set/train/a/broken.jpg") << "no image";
+  const std::string train =
+      "train vit --width 16 --depth 1 --heads 1 --patch 2 --data folder:set "
+      "--batch 4 --steps 2";
+  for (const char* size : {"", " --image-size 4"}) {  // in memory; from the files
+    const Ran ran = dyt(train + size);
+    EXPECT_EQ(ran.status, 0) << ran.error;
+    EXPECT_NE(ran.out.find("1 file left out"), std::string::npos) << ran.out;
+    EXPECT_NE(ran.out.find("broken.jpg"), std::string::npos) << ran.out;
+  }
+  kept_ = {"set"};
+  expect_refusal(train + " --strict", 1, "broken.jpg");
+  expect_refusal(train + " --strict --image-size 4", 1, "broken.jpg");
+}
+
 TEST_F(TrainCli, ExportsWeightsAlone) {
   expect_fine(std::string(small_vit) + "--save vit.st");
   expect_fine("export vit.st plain.st");

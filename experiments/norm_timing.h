@@ -1,0 +1,46 @@
+// Timing norms, for experiment 06: alone on a large tensor, and inside a model.
+#pragma once
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "experiments/registry.h"
+#include "models/gpt.h"
+#include "training/progress.h"
+
+namespace dyt {
+
+// What is timed: of a layer or of a model, forward alone or with the backward pass (of a model: a
+// whole training step).
+inline constexpr const char* tasks[] = {"layer, inference", "layer, training", "model, inference",
+                                        "model, training"};
+
+struct NormTiming {
+  int64_t rows, channels;  // of a layer's input
+  GPTConfig model;
+  int64_t batch;  // texts of the model's whole context
+  int repetitions;
+};
+NormTiming norm_timing(Size size);
+
+struct TimedNorm {
+  std::string name;
+  NormSpec norm;
+};
+std::vector<TimedNorm> timed_norms();  // in the model there is also "no norm"
+
+// Seconds of every repetition, by (name, task); of a plain copy by ("copy", tasks[0]).
+using Times = std::map<std::pair<std::string, std::string>, std::vector<double>>;
+
+void measure_layers(const NormTiming& setting, Device device, Times& times, StatusLine& line);
+void measure_models(const NormTiming& setting, Device device, Times& times, StatusLine& line);
+
+// Bytes that a layer has to move: fused, x and y, and then dy, x and dx; unfused, as counted.
+double bytes_moved(const NormTiming& setting, const TimedNorm& arm, bool training, Device device);
+
+// The value below which this share of them lies, between neighbours in proportion.
+double quantile(std::vector<double> values, double share);
+double median(const std::vector<double>& values);
+
+}  // namespace dyt

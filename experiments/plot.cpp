@@ -114,6 +114,16 @@ std::string log_tics(const Axis& axis) {
   return tics;
 }
 
+// The characters that a line of a tic's label may have, and the most lines that one needs.
+size_t tic_width(const Plot& plot) { return std::max<size_t>(4, 54 / plot.x_tics.size()); }
+int tic_lines(const Plot& plot) {
+  int lines = 1;
+  for (const Tic& tic : plot.x_tics) {
+    lines = std::max(lines, gnuplot_line_count(tic.label, tic_width(plot)));
+  }
+  return lines;
+}
+
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += "set title " + gnuplot_lines(plot.title, 52) + "\n";
   script += "set xlabel " + gnuplot_lines(plot.x_label, x_label_width) + " offset 0,0.4\n";
@@ -131,7 +141,8 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += "set xtics (";
   for (size_t i = 0; i < plot.x_tics.size(); ++i) {
     const auto& [at, label] = plot.x_tics[i];
-    script += (i ? ", " : "") + gnuplot_text(label.empty() ? number(at) : label) + " " + number(at);
+    script += (i ? ", " : "") + gnuplot_lines(label.empty() ? number(at) : label, tic_width(plot)) +
+              " " + number(at);
   }
   script += ")\n";
 }
@@ -236,7 +247,7 @@ std::string gnuplot_script(const Plot& plot) {
   }
   if (elements.empty()) elements.push_back("NaN notitle");
   const Legend legend = legend_of(plot);
-  const int label_lines = gnuplot_line_count(plot.x_label, x_label_width);
+  const int label_lines = gnuplot_line_count(plot.x_label, x_label_width) + tic_lines(plot) - 1;
   std::string script = script_head(380 + 24 * int(legend.rows) + 20 * (label_lines - 1)) +
                        "set border lc rgb '#444444'\n"
                        "set grid back lt 1 lw 0.7 lc rgb '#dddddd'\n"

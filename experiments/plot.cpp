@@ -126,7 +126,8 @@ int tic_lines(const Plot& plot) {
 
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += "set title " + gnuplot_lines(plot.title, 52) + "\n";
-  script += "set xlabel " + gnuplot_lines(plot.x_label, x_label_width) + " offset 0,0.4\n";
+  script += "set xlabel " + gnuplot_lines(plot.x_label, x_label_width) + " offset 0," +
+            number(0.4 - (tic_lines(plot) - 1)) + "\n";
   script += "set ylabel " + gnuplot_lines(plot.y_label, 34) + "\n";
   for (const auto& [letter, axis] : {std::pair{'x', axes.x}, std::pair{'y', axes.y}}) {
     const std::string name(1, letter);

@@ -45,7 +45,7 @@ TEST_F(Cli, RefusesBadUsageWithStatus2) {
 TEST_F(Cli, RefusesWhatIsNotThereWithStatus1) {
   expect_refusal("run 99", 1, "99");
   expect_refusal("run banana", 1, "banana");
-  expect_refusal("run 06", 1, "planned");
+  expect_refusal("run 13", 1, "planned");
   expect_refusal("train resnet9000", 1, "resnet9000");
   expect_refusal("run 03 --data mnist:x", 1, "mnist");
   expect_refusal("train vit --data cifar10:/nowhere", 1, "/nowhere");

@@ -1,12 +1,10 @@
 #include "commands/metrics.h"
 
 #include <cmath>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
-#include "experiments/plot.h"
+#include "experiments/report.h"
 
 namespace dyt {
 namespace {
@@ -18,15 +16,6 @@ std::string line_of(const Evaluation& e) {
   if (!std::isnan(e.average_loss)) line["average_loss"] = e.average_loss;
   if (e.average_accuracy >= 0) line["average_accuracy"] = e.average_accuracy;
   return line.dump();
-}
-
-void write_whole(const std::filesystem::path& path, const std::string& text) {
-  const std::filesystem::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary);
-  out << text;
-  out.close();
-  require(out.good(), "cannot write ", temporary.string());
-  std::filesystem::rename(temporary, path);
 }
 
 template <class Value>
@@ -46,7 +35,7 @@ void MetricsLog::operator()(std::span<const Evaluation> curve) {
   written_ = curve.size();
   std::string text;
   for (const Evaluation& e : curve) text += line_of(e) + "\n";
-  write_whole(file_, text);
+  write_file(file_, text);
 }
 
 std::vector<std::filesystem::path> write_curves(std::span<const Evaluation> curve,
@@ -88,7 +77,7 @@ std::vector<std::filesystem::path> write_curves(std::span<const Evaluation> curv
       break;
     }
     written.push_back(folder / (plot.name + ".svg"));
-    write_whole(written.back(), *svg);
+    write_file(written.back(), *svg);
   }
   return written;
 }

@@ -104,8 +104,8 @@ class Run {
     checkpoint.write_weights = [this](TensorFile& file, const std::string& prefix) {
       write_weights(model_, parameters_, file, prefix);
     };
-    checkpoint.read_weights = [this](const TensorFile& file) {
-      read_weights(model_, parameters_, file);
+    checkpoint.read_weights = [this](const TensorFile& file, const std::string& prefix) {
+      read_weights(model_, parameters_, file, prefix);
     };
     const std::string title =
         model_.spec().preset + ", " + name_of(model_.norm().kind) + ": " + data;

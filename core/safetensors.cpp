@@ -324,6 +324,12 @@ std::vector<To> reals(const TensorFile& file, const std::string& name) {
 size_t size_of(StoredType type) { return row_of(type).bytes; }
 const char* name_of(StoredType type) { return row_of(type).name; }
 
+std::vector<int64_t> shape_in_file(const Shape& shape) {
+  std::vector<int64_t> list;
+  for (int i = 0; i < shape.rank(); ++i) list.push_back(shape[i]);
+  return list;
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/tensor.h"
 
 namespace dyt {
 
@@ -61,6 +62,7 @@ struct StoredTensor {
   int64_t size() const { return int64_t(bytes.size() / size_of(type)); }  // how many numbers
 };
 
+std::vector<int64_t> shape_in_file(const Shape& shape);
 std::string shape_text(const std::vector<int64_t>& shape);  // "[64, 3, 4, 4]"
 
 // A file's content: tensors by name and free text by key. `source` is the path it was read from

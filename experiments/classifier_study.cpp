@@ -30,35 +30,23 @@ RunRecord record_of(const TrainResult& result, const Parameters& parameters, int
 }
 
 RunRecord train_arm(const ClassifierArm& arm, int64_t seed, const Study& study,
-                    const ImageSplits& data, TrainOptions options, const Look& look,
+                    const ImageSplits& data, const TrainOptions& study_options, const Look& look,
                     const ShowRun& show) {
   const Device device = parse_device(study.options.device);
   Parameters parameters;
   const Forward forward = arm.build(parameters);
   parameters.allocate(device, default_dtype(device), uint64_t(seed));
-  options.seed = uint64_t(seed);
-  if (arm.lr > 0) options.lr_floor *= arm.lr / options.lr, options.lr = arm.lr;
-
-  RunRecord seen;
-  if (look.at) {
-    look.at(0, forward, parameters, seen);
-    options.after_step = [&](int64_t step, Tape&) {
-      const bool due = look.every > 0 && step % look.every == 0;
-      if (due || step == options.steps) look.at(step, forward, parameters, seen);
-    };
-  }
-  const TrainResult result =
-      train_classifier(forward, parameters, data, options, [&](const Progress& p) {
-        std::string text = "loss " + fixed(p.loss, 3);
-        if (p.last && p.last->test_accuracy >= 0)
-          text += ", accuracy " + percent(p.last->test_accuracy, 1);
-        show(p.step, p.steps, text);
-      });
-  RunRecord run = record_of(result, parameters, data.train.classes());
-  run.curve.insert(run.curve.end(), seen.curve.begin(), seen.curve.end());
-  run.numbers.insert(seen.numbers.begin(), seen.numbers.end());
-  run.lists = std::move(seen.lists);
-  return run;
+  const auto train = [&](const TrainOptions& options) {
+    const TrainResult result =
+        train_classifier(forward, parameters, data, options, [&](const Progress& p) {
+          std::string text = "loss " + fixed(p.loss, 3);
+          if (p.last && p.last->test_accuracy >= 0)
+            text += ", accuracy " + percent(p.last->test_accuracy, 1);
+          show(p.step, p.steps, text);
+        });
+    return record_of(result, parameters, data.train.classes());
+  };
+  return train_and_look(forward, parameters, study_options, seed, arm.lr, look, train);
 }
 
 }  // namespace
@@ -66,14 +54,10 @@ RunRecord train_arm(const ClassifierArm& arm, int64_t seed, const Study& study,
 std::vector<RunRecord> run_classifiers(Study study, const std::vector<ClassifierArm>& arms,
                                        int seeds, const ImageSplits& data,
                                        const TrainOptions& train, const Look& look) {
-  study.settings += settings_of(data) + "; " + settings_of(train);
-  if (look.at) {
-    study.settings += "; look every " + std::to_string(look.every) + ": " + look.settings;
-  }
+  study.settings += settings_of(data) + "; " + settings_of(train) + settings_of(look);
   std::vector<StudyArm> study_arms;
   for (const ClassifierArm& arm : arms) {
-    const std::string lr = arm.lr > 0 ? ", lr " + std::to_string(arm.lr) : "";
-    study_arms.push_back({arm.name, arm.settings + lr, arm.work});
+    study_arms.push_back({arm.name, arm.settings + settings_of_lr(arm.lr), arm.work});
   }
   return run_study(study, study_arms, seeds, [&](size_t arm, int64_t seed, const ShowRun& show) {
     return train_arm(arms[arm], seed, study, data, train, look, show);

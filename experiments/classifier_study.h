@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "experiments/run_settings.h"
-#include "experiments/study.h"
+#include "experiments/training_run.h"
 #include "training/classifier.h"
 
 namespace dyt {
@@ -31,13 +31,7 @@ ClassifierArm classifier_arm(const std::string& name, const Config& config) {
           }};
 }
 
-// Looks into a model while it trains: at step 0, then every `every` steps (0: not), and at the end.
-// What it sees goes into the record's curve, numbers and lists. It must leave the model as it is.
-struct Look {
-  int64_t every = 0;
-  std::function<void(int64_t step, const Forward&, const Parameters&, RunRecord&)> at = nullptr;
-  std::string settings = {};  // what it looks at: part of what a record must agree in
-};
+using Look = LookInto<Forward>;
 
 // Trains every arm with seeds 1 .. `seeds`. A seed fixes the initial values (equal wherever two
 // arms have a parameter of the same name and shape), the data order and the augmentation, so what

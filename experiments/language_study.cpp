@@ -25,34 +25,22 @@ RunRecord record_of(const TrainResult& result, const Parameters& parameters) {
 }
 
 RunRecord train_arm(const LanguageArm& arm, int64_t seed, const Study& study,
-                    const TextDataset& text, TrainOptions options, const LanguageLook& look,
-                    const ShowRun& show) {
+                    const TextDataset& text, const TrainOptions& study_options,
+                    const LanguageLook& look, const ShowRun& show) {
   const Device device = parse_device(study.options.device);
   Parameters parameters;
   const GPT model(arm.config, parameters);
   parameters.allocate(device, default_dtype(device), uint64_t(seed));
-  options.seed = uint64_t(seed);
-  if (arm.lr > 0) options.lr_floor *= arm.lr / options.lr, options.lr = arm.lr;
-
-  RunRecord seen;
-  if (look.at) {
-    look.at(0, model, parameters, seen);
-    options.after_step = [&](int64_t step, Tape&) {
-      const bool due = look.every > 0 && step % look.every == 0;
-      if (due || step == options.steps) look.at(step, model, parameters, seen);
-    };
-  }
-  const TrainResult result =
-      train_language_model(model, parameters, text, options, [&](const Progress& p) {
-        std::string line = "loss " + fixed(p.loss, 3);
-        if (p.last) line += ", validation " + fixed(p.last->test_loss, 3);
-        show(p.step, p.steps, line);
-      });
-  RunRecord run = record_of(result, parameters);
-  run.curve.insert(run.curve.end(), seen.curve.begin(), seen.curve.end());
-  run.numbers.insert(seen.numbers.begin(), seen.numbers.end());
-  run.lists = std::move(seen.lists);
-  return run;
+  const auto train = [&](const TrainOptions& options) {
+    const TrainResult result =
+        train_language_model(model, parameters, text, options, [&](const Progress& p) {
+          std::string line = "loss " + fixed(p.loss, 3);
+          if (p.last) line += ", validation " + fixed(p.last->test_loss, 3);
+          show(p.step, p.steps, line);
+        });
+    return record_of(result, parameters);
+  };
+  return train_and_look(model, parameters, study_options, seed, arm.lr, look, train);
 }
 
 }  // namespace
@@ -60,14 +48,10 @@ RunRecord train_arm(const LanguageArm& arm, int64_t seed, const Study& study,
 std::vector<RunRecord> run_language_models(Study study, const std::vector<LanguageArm>& arms,
                                            int seeds, const TextDataset& text,
                                            const TrainOptions& train, const LanguageLook& look) {
-  study.settings += settings_of(text) + "; " + settings_of(train);
-  if (look.at) {
-    study.settings += "; look every " + std::to_string(look.every) + ": " + look.settings;
-  }
+  study.settings += settings_of(text) + "; " + settings_of(train) + settings_of(look);
   std::vector<StudyArm> study_arms;
   for (const LanguageArm& arm : arms) {
-    const std::string lr = arm.lr > 0 ? ", lr " + std::to_string(arm.lr) : "";
-    study_arms.push_back({arm.name, settings_of(arm.config) + lr, arm.work});
+    study_arms.push_back({arm.name, settings_of(arm.config) + settings_of_lr(arm.lr), arm.work});
   }
   return run_study(study, study_arms, seeds, [&](size_t arm, int64_t seed, const ShowRun& show) {
     return train_arm(arms[arm], seed, study, text, train, look, show);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "experiments/run_settings.h"
-#include "experiments/study.h"
+#include "experiments/training_run.h"
 #include "training/language.h"
 
 namespace dyt {
@@ -17,13 +17,7 @@ struct LanguageArm {
   double work = 1;  // of a run, relative to the other arms'
 };
 
-// Looks into a model while it trains: at step 0, then every `every` steps (0: not), and at the end.
-// What it sees goes into the record's curve, numbers and lists. It must leave the model as it is.
-struct LanguageLook {
-  int64_t every = 0;
-  std::function<void(int64_t step, const GPT&, const Parameters&, RunRecord&)> at = nullptr;
-  std::string settings = {};  // what it looks at: part of what a record must agree in
-};
+using LanguageLook = LookInto<GPT>;
 
 // Trains every arm with seeds 1 .. `seeds`; what a seed fixes is as in classifier_study.h. A record
 // has

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <set>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "experiments/study.h"
 #include "training/progress.h"
@@ -194,9 +194,9 @@ Report run_experiment(const Experiment& experiment, const Options& options,
   require(experiment.run != nullptr, "experiment ", two_digits(experiment.number),
           " is planned, but not there yet; there are ", listed(true));
   if (options.force) forget_runs(options, experiment.number);
-  const auto begin = std::chrono::steady_clock::now();
+  const double begin = seconds_now();
   Report report = experiment.run(options);
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  const double taken = seconds_now() - begin;
   report.number = experiment.number;
   report.title = experiment.title;
   report.source = experiment.source;
@@ -207,7 +207,7 @@ Report run_experiment(const Experiment& experiment, const Options& options,
         "a smoke test is too short to judge. Its numbers: " + report.verdict.because;
   }
   // Of a study that went on where it had stopped, the time of all its runs.
-  stamp(report, device, std::max(taken.count(), report.seconds));
+  stamp(report, device, std::max(taken, report.seconds));
   return report;
 }
 

@@ -16,12 +16,6 @@ struct Part {
   bool transposed = false;
 };
 
-FileShape shape_in_file(const Shape& shape) {
-  FileShape list;
-  for (int i = 0; i < shape.rank(); ++i) list.push_back(shape[i]);
-  return list;
-}
-
 std::string replaced(std::string text, const std::string& ours, const std::string& theirs) {
   return text.replace(text.find(ours), ours.size(), theirs);
 }

@@ -8,12 +8,6 @@
 namespace dyt {
 namespace {
 
-std::vector<int64_t> dimensions(const Shape& shape) {
-  std::vector<int64_t> list;
-  for (int i = 0; i < shape.rank(); ++i) list.push_back(shape[i]);
-  return list;
-}
-
 // --- In ------------------------------------------------------------------------------------------
 
 void require_shape(const TensorFile& file, const std::string& name, size_t rank,
@@ -77,8 +71,8 @@ Tensor upload_input(Tape& tape, const Model& model, const TensorFile& file) {
 Tensor upload_labels(Tape& tape, const Model& model, const Tensor& input, const TensorFile& file) {
   const GPT* gpt = model.language();
   const Shape shape = gpt ? input.shape : Shape{input.shape[0]};
-  require(file.at("labels").shape == dimensions(shape), file.source, ": labels is ",
-          shape_text(file.at("labels").shape), ", where ", shape_text(dimensions(shape)),
+  require(file.at("labels").shape == shape_in_file(shape), file.source, ": labels is ",
+          shape_text(file.at("labels").shape), ", where ", shape_text(shape_in_file(shape)),
           " is needed");
   return upload_indices(tape, file, "labels", shape,
                         gpt ? gpt->config().vocabulary : model.classes(),
@@ -97,13 +91,13 @@ void add_tensor(TensorFile& file, const std::string& name, const std::vector<int
 
 void add_activations(TensorFile& file, Tape& tape) {
   tape.observer = [&](const std::string& site, const Tensor& in, const Tensor& out) {
-    add_tensor(file, site + ".input", dimensions(in.shape), tape, in);
-    add_tensor(file, site + ".output", dimensions(out.shape), tape, out);
+    add_tensor(file, site + ".input", shape_in_file(in.shape), tape, in);
+    add_tensor(file, site + ".output", shape_in_file(out.shape), tape, out);
   };
 }
 
 void add_logits(TensorFile& file, const Tape& tape, const Tensor& logits) {
-  add_tensor(file, "logits", dimensions(logits.shape), tape, logits);
+  add_tensor(file, "logits", shape_in_file(logits.shape), tape, logits);
 }
 
 // The loss of a language model never has all logits in memory: they are a forward pass of their

@@ -65,25 +65,22 @@ StoredType stored_type(const Parameters& parameters) {
   return parameters.dtype() == DType::f64 ? StoredType::F64 : StoredType::F32;
 }
 
-std::vector<int64_t> dims(const Tensor& t) {
-  std::vector<int64_t> list;
-  for (int i = 0; i < t.shape.rank(); ++i) list.push_back(t.shape[i]);
-  return list;
-}
-
 void write_under_own_names(const Parameters& parameters, TensorFile& file,
                            const std::string& prefix) {
   const auto write = [&](const auto& p) {
-    file.add(prefix + p.name, dims(p), parameters.values(p));
+    file.add(prefix + p.name, shape_in_file(p.shape), parameters.values(p));
   };
   for (const Parameter& p : parameters.all()) write(p);
   for (const ModelBuffer& b : parameters.buffers()) write(b);
 }
 
-void read_under_own_names(Parameters& parameters, const TensorFile& file) {
+void read_under_own_names(Parameters& parameters, const TensorFile& file,
+                          const std::string& prefix) {
   const auto read = [&](const auto& p) {
-    require(file.at(p.name).shape == dims(p), file.source, ": ", p.name, " has another shape");
-    parameters.set_values(p, file.doubles(p.name));
+    const std::string name = prefix + p.name;
+    require(file.at(name).shape == shape_in_file(p.shape), file.source, ": ", name,
+            " has another shape");
+    parameters.set_values(p, file.doubles(name));
   };
   for (const Parameter& p : parameters.all()) read(p);
   for (const ModelBuffer& b : parameters.buffers()) read(b);
@@ -95,20 +92,10 @@ void write_weights(const CheckpointOptions& options, const Trained& t, TensorFil
   write_under_own_names(t.parameters, file, prefix);
 }
 
-void read_weights(const CheckpointOptions& options, const Trained& t, const TensorFile& file) {
-  if (options.read_weights) return options.read_weights(file);
-  read_under_own_names(t.parameters, file);
-}
-
-// The tensors behind a prefix, without it; of the weights (prefix ""), those that are not ours.
-TensorFile part_of(const TensorFile& file, const std::string& prefix) {
-  TensorFile part{.tensors = {}, .metadata = {}, .source = file.source};
-  for (const auto& [name, tensor] : file.tensors) {
-    if (!name.starts_with(prefix)) continue;
-    if (prefix.empty() && (name.starts_with("optimizer.") || name.starts_with("ema."))) continue;
-    part.tensors.emplace(name.substr(prefix.size()), tensor);
-  }
-  return part;
+void read_weights(const CheckpointOptions& options, const Trained& t, const TensorFile& file,
+                  const std::string& prefix) {
+  if (options.read_weights) return options.read_weights(file, prefix);
+  read_under_own_names(t.parameters, file, prefix);
 }
 
 // "batch is 100 here and 64 there", of everything that differs.
@@ -148,7 +135,7 @@ void save_checkpoint(const CheckpointOptions& options, const TrainingState& stat
   for (const Part& part : moments(t)) {
     host.resize(part.bytes);
     copy_to_host(t.parameters.device(), host.data(), part.data, part.bytes);
-    file.add_bytes(part.name, stored_type(t.parameters), dims(part.parameter), host);
+    file.add_bytes(part.name, stored_type(t.parameters), shape_in_file(part.parameter.shape), host);
   }
   write_safetensors(options.save, file);
 }
@@ -176,14 +163,14 @@ TrainingState load_checkpoint(const CheckpointOptions& options, const Trained& t
   require(run == options.run, file.source,
           " is of another run, so going on would give neither: ", differences(options.run, run));
   if (t.average) {  // its constructor has taken other weights
-    const TensorFile average = part_of(file, "ema.");
     const WithAverage with(t.average);
-    read_weights(options, t, average);
+    read_weights(options, t, file, "ema.");
   }
-  read_weights(options, t, part_of(file, ""));
+  read_weights(options, t, file, "");
   for (const Part& part : moments(t)) {
     const StoredTensor& stored = file.at(part.name);
-    require(stored.type == stored_type(t.parameters) && stored.shape == dims(part.parameter),
+    require(stored.type == stored_type(t.parameters) &&
+                stored.shape == shape_in_file(part.parameter.shape),
             file.source, ": ", part.name, " is ", name_of(stored.type), " ",
             shape_text(stored.shape), ", not ", name_of(stored_type(t.parameters)), " ",
             part.parameter.shape.text());

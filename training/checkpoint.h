@@ -41,7 +41,7 @@ struct CheckpointOptions {
   // The weights to a file and from one, with every name behind `prefix`; without them, under our
   // own parameter names.
   std::function<void(TensorFile& file, const std::string& prefix)> write_weights = nullptr;
-  std::function<void(const TensorFile& file)> read_weights = nullptr;
+  std::function<void(const TensorFile& file, const std::string& prefix)> read_weights = nullptr;
   std::string model = {};                       // describes the model: it must be equal to resume
   std::map<std::string, std::string> run = {};  // the same of the run's options, by their names
   std::map<std::string, std::string> metadata = {};  // more, for whoever uses the model

@@ -78,15 +78,25 @@ struct Unwind {};  // thrown in waiting threads once another one has failed
 
 enum class State { fresh, ready, at_block_barrier, at_warp_barrier, done };
 
+struct Copy {
+  char* to;
+  int bytes, group;
+  char data[16];
+};
+
 struct Thread {
   State state = State::fresh;
   ctx::fiber fiber;  // where it goes on, while it waits
   const char* stack_bottom = nullptr;
-  Where where;  // the barrier it waits at
+  Where where;               // the barrier it waits at
+  std::vector<Copy> copies;  // under way, in the order in which they were started
+  int groups = 0;            // of copies, committed
 };
 
 struct Warp {
-  uint64_t slots[2][32];  // two, so that a fast lane's next exchange can't overwrite this one's
+  // Two, so that a fast lane's next exchange can't overwrite this one's.
+  uint64_t bits[2][32];
+  Words words[2][32];
   int phase = 0;
   int arrived = 0;
 };
@@ -316,15 +326,18 @@ void block_barrier(Where where) {
   }
 }
 
-const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
+namespace {
+
+template <class Slot>
+const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slot, Where where) {
   const int first = block.current / 32 * 32;
   if (mask != 0xffffffffu) fail_in_kernel("the emulator wants full warp masks", where);
   if (first + 32 > block.size()) {
     fail_in_kernel("warp operation in a block whose size is not a multiple of 32", where);
   }
   Warp& warp = block.warps[size_t(first / 32)];
-  uint64_t* slots = warp.slots[warp.phase];
-  slots[lane()] = bits;
+  Slot* const slots = (warp.*member)[warp.phase];
+  slots[lane()] = slot;
   Thread& self = block.threads[size_t(block.current)];
   self.where = where;
   self.state = State::at_warp_barrier;
@@ -347,6 +360,39 @@ const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
     if (t != block.current) block.ready.push_back(t);
   }
   return slots;
+}
+
+}  // namespace
+
+const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
+  return exchange(&Warp::bits, mask, bits, where);
+}
+const Words* warp_exchange(unsigned mask, const Words& words, Where where) {
+  return exchange(&Warp::words, mask, words, where);
+}
+
+void copy_async(void* to, const void* from, int bytes, bool exists, Where where) {
+  const auto aligned = [&](const void* p) {
+    return reinterpret_cast<uintptr_t>(p) % unsigned(bytes) == 0;
+  };
+  if (!aligned(to) || (exists && !aligned(from))) {
+    fail_in_kernel("misaligned asynchronous copy", where);
+  }
+  Thread& self = block.threads[size_t(block.current)];
+  Copy& copy = self.copies.emplace_back(Copy{static_cast<char*>(to), bytes, self.groups, {}});
+  if (exists) std::memcpy(copy.data, from, size_t(bytes));
+  std::memset(to, 0xff, size_t(bytes));
+}
+
+void commit_copies() { ++block.threads[size_t(block.current)].groups; }
+
+void wait_for_copies(int newest) {
+  Thread& self = block.threads[size_t(block.current)];
+  auto copy = self.copies.begin();
+  for (; copy != self.copies.end() && copy->group < self.groups - newest; ++copy) {
+    std::memcpy(copy->to, copy->data, size_t(copy->bytes));
+  }
+  self.copies.erase(self.copies.begin(), copy);
 }
 
 void* shared_array(const void* key, size_t bytes) {

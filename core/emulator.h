@@ -62,6 +62,18 @@ void run(LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes, void (*bod
 void block_barrier(Where where);
 // Every lane gives 64 bits; returns those of all 32 lanes, valid until the lane's next exchange.
 const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where);
+// The same with 32 bytes.
+struct Words {
+  uint32_t word[8];
+};
+const Words* warp_exchange(unsigned mask, const Words& words, Where where);
+
+// Asynchronous copies to shared memory, of this thread (core/tensor_core.h). `to` is filled with
+// NaN at once and with what was copied only when the thread waits for it: so a place that somebody
+// still reads shows, and a missing wait or barrier as well.
+void copy_async(void* to, const void* from, int bytes, bool exists, Where where);
+void commit_copies();
+void wait_for_copies(int newest);  // until at most the newest groups are under way
 // The block's shared array of this key (an address unique to the declaration), made at first use.
 void* shared_array(const void* key, size_t bytes);
 void* dynamic_shared();

@@ -34,6 +34,7 @@
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "layers/attention_cpu.h"
+#include "layers/attention_mma.h"
 #include "layers/attention_tiles.h"
 #include "layers/layers.h"
 
@@ -299,6 +300,11 @@ bool is_wide(int64_t D, const Heads<T>&... heads) {
 template <class T>
 void attention_forward_gpu(Heads<T> y, float* lse, Heads<const T> q, Heads<const T> k,
                            Heads<const T> v, const AttentionShape& shape) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (fits_tensor_cores(shape.D, y, q, k, v)) {
+      return attention_forward_mma(y, lse, q, k, v, shape);
+    }
+  }
   const bool wide = is_wide(shape.D, y, q, k, v);
   with_tile_width(shape.D, [&](auto width) {
     constexpr int W = decltype(width)::value;
@@ -312,6 +318,11 @@ template <class T>
 void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add,
                             Heads<const T> dy, Heads<const T> y, const float* lse, Heads<const T> q,
                             Heads<const T> k, Heads<const T> v, const AttentionShape& shape) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (fits_tensor_cores(shape.D, dq, dk, dv, dy, y, q, k, v)) {
+      return attention_backward_mma(tape, dq, dk, dv, add, dy, y, lse, q, k, v, shape);
+    }
+  }
   const int64_t rows = shape.B * shape.H * shape.T_q;
   float* const delta = tape.scratch<float>(rows);
   launch(attention_delta_kernel<T>, blocks_for(rows, 8), dim3(32, 8))(delta, dy, y, shape);

@@ -15,6 +15,10 @@
 //
 //       dl(k) = dloss / rows (p(k) - q(k))
 //
+//     Rows that are left out (label -1, where LossOptions::ignores allows it) have no loss and no
+//     gradient, and `rows`, by which the sum is divided, is the number of the others. A masked
+//     language model's loss is such a one, and that of texts padded to one length.
+//
 //     With soft targets t (rows, K), as mixup makes them, q = t, which need not sum to 1:
 //
 //       loss of a row = (sum of t) log_sum - sum over k of t(k) (l(k) - max)
@@ -23,29 +27,22 @@
 //     A label that is not in {0 .. K-1} is an Error on the CPU. A kernel can't throw: there the
 //     loss and the row's gradient become NaN, so that it does not go unnoticed.
 #include <algorithm>
-#include <cfloat>
 
 #include "core/cpu_math.h"
 #include "core/dispatch.h"
-#include "core/kernel.h"
-#include "layers/layers.h"
+#include "layers/row_loss.h"
 
 namespace dyt {
 namespace {
 
 // (2) The CPU loops -------------------------------------------------------------------------------
 
-void check_labels(const int32_t* labels, int64_t rows, int64_t K) {
-  for (int64_t r = 0; r < rows; ++r) {
-    require(labels[r] >= 0 && labels[r] < K, "cross_entropy: the label of row ", r, " is ",
-            labels[r], ", but there are ", K, " classes, 0 to ", K - 1);
-  }
-}
-
 // max, log_sum and losses are (rows).
 template <class T>
-void cross_entropy_forward_cpu(T* loss, T* losses, T* max, T* log_sum, const T* logits,
-                               const int32_t* labels, T smoothing, int64_t rows, int64_t K) {
+void cross_entropy_forward_cpu(T* losses, T* max, T* log_sum, const T* logits,
+                               const int32_t* labels, const LossOptions& options, int64_t rows,
+                               int64_t K) {
+  const T smoothing = T(options.smoothing);
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     const T* l = logits + r * K;
@@ -59,25 +56,26 @@ void cross_entropy_forward_cpu(T* loss, T* losses, T* max, T* log_sum, const T* 
     }
     max[r] = m;
     log_sum[r] = std::log(sum);
+    losses[r] = 0;
+    if (left_out(labels[r], options.ignores)) continue;
     losses[r] = log_sum[r] - (1 - smoothing) * (l[labels[r]] - m);
     if (smoothing > 0) losses[r] -= smoothing * sum_l / T(K);
   }
-  double total = 0;
-  for (int64_t r = 0; r < rows; ++r) total += double(losses[r]);
-  *loss = T(total / double(rows));
 }
 
-// dlogits = ..., or added to if `add`.
+// dlogits = ..., or added to if `add`. counted: the number of rows that count.
 template <class T>
-void cross_entropy_backward_cpu(T* dlogits, bool add, const T* dloss, const T* max,
-                                const T* log_sum, const T* logits, const int32_t* labels,
-                                T smoothing, int64_t rows, int64_t K) {
-  const T scale = *dloss / T(rows), off_label = smoothing / T(K);
+void cross_entropy_backward_cpu(T* dlogits, bool add, const T* dloss, const T* counted,
+                                const T* max, const T* log_sum, const T* logits,
+                                const int32_t* labels, const LossOptions& options, int64_t rows,
+                                int64_t K) {
+  const T smoothing = T(options.smoothing), scale = *dloss / *counted, off_label = smoothing / T(K);
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     const T *l = logits + r * K, m = max[r], s = log_sum[r];
     T* dl = dlogits + r * K;
     if (!add) std::fill_n(dl, K, T(0));
+    if (left_out(labels[r], options.ignores)) continue;
 #pragma omp simd
     for (int64_t k = 0; k < K; ++k) dl[k] += scale * (cpu::exp(l[k] - m - s) - off_label);
     dl[labels[r]] -= scale * (1 - smoothing);
@@ -86,9 +84,8 @@ void cross_entropy_backward_cpu(T* dlogits, bool add, const T* dloss, const T* m
 
 // target_sums is (rows), too.
 template <class T>
-void cross_entropy_soft_forward_cpu(T* loss, T* losses, T* max, T* log_sum, T* target_sums,
-                                    const T* logits, const float* targets, int64_t rows,
-                                    int64_t K) {
+void cross_entropy_soft_forward_cpu(T* losses, T* max, T* log_sum, T* target_sums, const T* logits,
+                                    const float* targets, int64_t rows, int64_t K) {
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     const T* l = logits + r * K;
@@ -107,9 +104,6 @@ void cross_entropy_soft_forward_cpu(T* loss, T* losses, T* max, T* log_sum, T* t
     target_sums[r] = sum_t;
     losses[r] = sum_t * log_sum[r] - sum_tl;
   }
-  double total = 0;
-  for (int64_t r = 0; r < rows; ++r) total += double(losses[r]);
-  *loss = T(total / double(rows));
 }
 
 template <class T>
@@ -130,26 +124,13 @@ void cross_entropy_soft_backward_cpu(T* dlogits, bool add, const T* dloss, const
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// Maximum over a block; every thread gets the result. As block_sum in core/kernel.h.
-__device__ inline float block_max(float v) {
-  SHARED(float, partial, [32]);
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  const int warps = int(blockDim.x) / 32;
-  v = warp_max(v);
-  if (lane == 0) partial[warp] = v;
-  __syncthreads();
-  v = warp_max(lane < warps ? partial[lane] : -FLT_MAX);
-  __syncthreads();
-  return v;
-}
-
 // One block per row. Each thread walks over its packs of the row once, with a running maximum and a
 // sum of exponentials relative to it: when the maximum rises, the sum so far is scaled down. Then
 // the threads agree on the maximum and add up. Reads each logit once: 2 bytes in bf16.
 template <int V, class T>
 __global__ void cross_entropy_forward_kernel(float* losses, float* max, float* log_sum,
                                              const T* logits, const int32_t* labels,
-                                             float smoothing, int K) {
+                                             LossOptions options, int K) {
   const int64_t r = blockIdx.x;
   const T* l = logits + r * K;
   float m = -FLT_MAX, sum = 0, sum_l = 0;  // finite: m - m must not be NaN
@@ -170,36 +151,32 @@ __global__ void cross_entropy_forward_kernel(float* losses, float* max, float* l
   const float row_sum = block_sum(sum * expf(m - row_max)), row_sum_l = block_sum(sum_l);
   if (threadIdx.x > 0) return;
   const int label = labels[r];
+  const float smoothing = options.smoothing;
   float loss = NAN;
   if (label >= 0 && label < K) {
     loss = logf(row_sum) - (1 - smoothing) * (float(l[label]) - row_max);
     if (smoothing > 0) loss -= smoothing * (row_sum_l / float(K) - row_max);
+  } else if (left_out(label, options.ignores)) {
+    loss = 0;
   }
   max[r] = row_max;
   log_sum[r] = logf(row_sum);
   losses[r] = loss;
 }
 
-// The second stage: one block adds up the losses of all rows.
-__global__ void mean_kernel(float* mean, const float* values, int64_t n) {
-  float sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += values[i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) *mean = sum / float(n);
-}
-
 // One block per row; reads and writes each element once, 4 bytes in bf16.
 template <int V, class T>
 __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float* dloss,
-                                              const float* max, const float* log_sum,
-                                              const T* logits, const int32_t* labels,
-                                              float smoothing, int64_t rows, int K) {
+                                              const float* counted, const float* max,
+                                              const float* log_sum, const T* logits,
+                                              const int32_t* labels, LossOptions options, int K) {
   const int64_t r = blockIdx.x;
   const T* l = logits + r * K;
   T* dl = dlogits + r * K;
   const int label = labels[r];
-  const float m = max[r], s = log_sum[r], off_label = smoothing / float(K);
-  const float scale = label >= 0 && label < K ? *dloss / float(rows) : NAN;
+  const bool without = left_out(label, options.ignores);
+  const float m = max[r], s = log_sum[r], off_label = options.smoothing / float(K);
+  const float scale = label >= 0 && label < K ? *dloss / *counted : NAN;
   for (int k = int(threadIdx.x) * V; k < K; k += int(blockDim.x) * V) {
     const Pack<T, V> in = load<V>(l + k);
     Pack<T, V> out;
@@ -207,8 +184,9 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       const float p = expf(float(in.v[i]) - m - s);
-      const float q = (k + i == label ? 1 - smoothing : 0.0f) + off_label;
-      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + scale * (p - q));
+      const float q = (k + i == label ? 1 - options.smoothing : 0.0f) + off_label;
+      const float d = without ? 0.0f : scale * (p - q);
+      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
     }
     store<V>(dl + k, out);
   }
@@ -279,38 +257,37 @@ __global__ void cross_entropy_soft_backward_kernel(T* dlogits, bool add, const f
 inline unsigned threads_for(int64_t K) { return K <= 512 ? 32 : K <= 4096 ? 256 : 1024; }
 
 template <class T>
-void cross_entropy_forward_gpu(float* loss, float* losses, float* max, float* log_sum,
-                               const T* logits, const int32_t* labels, float smoothing,
-                               int64_t rows, int64_t K) {
+void cross_entropy_forward_gpu(float* losses, float* max, float* log_sum, const T* logits,
+                               const int32_t* labels, const LossOptions& options, int64_t rows,
+                               int64_t K) {
   constexpr int full = 16 / sizeof(T);
   const auto kernel = vector_width<T>(K) == full ? cross_entropy_forward_kernel<full, T>
                                                  : cross_entropy_forward_kernel<1, T>;
-  launch(kernel, unsigned(rows), threads_for(K))(losses, max, log_sum, logits, labels, smoothing,
+  launch(kernel, unsigned(rows), threads_for(K))(losses, max, log_sum, logits, labels, options,
                                                  int(K));
-  launch(mean_kernel, 1, 512)(loss, losses, rows);
 }
 
 template <class T>
-void cross_entropy_backward_gpu(T* dlogits, bool add, const float* dloss, const float* max,
-                                const float* log_sum, const T* logits, const int32_t* labels,
-                                float smoothing, int64_t rows, int64_t K) {
+void cross_entropy_backward_gpu(T* dlogits, bool add, const float* dloss, const float* counted,
+                                const float* max, const float* log_sum, const T* logits,
+                                const int32_t* labels, const LossOptions& options, int64_t rows,
+                                int64_t K) {
   constexpr int full = 16 / sizeof(T);
   const auto kernel = vector_width<T>(K) == full ? cross_entropy_backward_kernel<full, T>
                                                  : cross_entropy_backward_kernel<1, T>;
-  launch(kernel, unsigned(rows), threads_for(K))(dlogits, add, dloss, max, log_sum, logits, labels,
-                                                 smoothing, rows, int(K));
+  launch(kernel, unsigned(rows), threads_for(K))(dlogits, add, dloss, counted, max, log_sum, logits,
+                                                 labels, options, int(K));
 }
 
 template <class T>
-void cross_entropy_soft_forward_gpu(float* loss, float* losses, float* max, float* log_sum,
-                                    float* target_sums, const T* logits, const float* targets,
-                                    int64_t rows, int64_t K) {
+void cross_entropy_soft_forward_gpu(float* losses, float* max, float* log_sum, float* target_sums,
+                                    const T* logits, const float* targets, int64_t rows,
+                                    int64_t K) {
   constexpr int full = 16 / sizeof(T);
   const auto kernel = vector_width<T>(K) == full ? cross_entropy_soft_forward_kernel<full, T>
                                                  : cross_entropy_soft_forward_kernel<1, T>;
   launch(kernel, unsigned(rows), threads_for(K))(losses, max, log_sum, target_sums, logits, targets,
                                                  int(K));
-  launch(mean_kernel, 1, 512)(loss, losses, rows);
 }
 
 template <class T>
@@ -329,17 +306,19 @@ void cross_entropy_soft_backward_gpu(T* dlogits, bool add, const float* dloss, c
 
 // (4) The op --------------------------------------------------------------------------------------
 
-Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, float smoothing) {
+Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels,
+                     const LossOptions& options) {
   const int64_t rows = logits.rows(), K = logits.channels();
   require(labels.size() == rows, "cross_entropy: ", labels.size(), " labels for ", rows,
           " rows of logits ", logits.shape.text());
-  require(smoothing >= 0 && smoothing <= 1, "cross_entropy: smoothing is a share in [0, 1], not ",
-          smoothing);
+  require(options.smoothing >= 0 && options.smoothing <= 1,
+          "cross_entropy: smoothing is a share in [0, 1], not ", options.smoothing);
   require(rows < (int64_t(1) << 31) && K < (1 << 30), "cross_entropy: logits ", logits.shape.text(),
           " are more than a kernel can count");
   const DType acc = accumulator_of(logits.dtype);
   const Tensor loss = tape.empty({1}, acc);
   const Tensor max = tape.constant({rows}, acc), log_sum = tape.constant({rows}, acc);
+  const Tensor counted = tape.constant({1}, acc);
   on_either(tape, logits.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
@@ -347,15 +326,19 @@ Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, flo
     const int32_t* label = labels.as<int32_t>();
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
-        check_labels(label, rows, K);
-        return cross_entropy_forward_cpu(loss.as<A>(), losses, max.as<A>(), log_sum.as<A>(),
-                                         logits.as<T>(), label, T(smoothing), rows, K);
+        check_labels("cross_entropy", "there are " + std::to_string(K) + " classes", label, rows, K,
+                     options.ignores);
+        cross_entropy_forward_cpu(losses, max.as<A>(), log_sum.as<A>(), logits.as<T>(), label,
+                                  options, rows, K);
       }
     }
     if constexpr (gpu_computes<T>) {
-      cross_entropy_forward_gpu(loss.as<A>(), losses, max.as<A>(), log_sum.as<A>(), logits.as<T>(),
-                                label, smoothing, rows, K);
+      if (!tape.on_cpu()) {
+        cross_entropy_forward_gpu(losses, max.as<A>(), log_sum.as<A>(), logits.as<T>(), label,
+                                  options, rows, K);
+      }
     }
+    mean_loss(tape, loss.as<A>(), counted.as<A>(), losses, options.ignores ? label : nullptr, rows);
   });
   tape.record(loss, [=, &tape] {
     on_either(tape, logits.dtype, [&](auto t) {
@@ -367,18 +350,22 @@ Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, flo
       const int32_t* label = labels.as<int32_t>();
       if constexpr (cpu_computes<T>) {
         if (tape.on_cpu()) {
-          return cross_entropy_backward_cpu(dlogits.data, dlogits.add, dloss, max.as<A>(),
-                                            log_sum.as<A>(), logits.as<T>(), label, T(smoothing),
-                                            rows, K);
+          return cross_entropy_backward_cpu(dlogits.data, dlogits.add, dloss, counted.as<A>(),
+                                            max.as<A>(), log_sum.as<A>(), logits.as<T>(), label,
+                                            options, rows, K);
         }
       }
       if constexpr (gpu_computes<T>) {
-        cross_entropy_backward_gpu(dlogits.data, dlogits.add, dloss, max.as<A>(), log_sum.as<A>(),
-                                   logits.as<T>(), label, smoothing, rows, K);
+        cross_entropy_backward_gpu(dlogits.data, dlogits.add, dloss, counted.as<A>(), max.as<A>(),
+                                   log_sum.as<A>(), logits.as<T>(), label, options, rows, K);
       }
     });
   });
   return loss;
+}
+
+Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, float smoothing) {
+  return cross_entropy(tape, logits, labels, LossOptions{.smoothing = smoothing});
 }
 
 Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& targets) {
@@ -391,7 +378,7 @@ Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& target
   const DType acc = accumulator_of(logits.dtype);
   const Tensor loss = tape.empty({1}, acc);
   const Tensor max = tape.constant({rows}, acc), log_sum = tape.constant({rows}, acc);
-  const Tensor target_sums = tape.constant({rows}, acc);
+  const Tensor target_sums = tape.constant({rows}, acc), counted = tape.constant({1}, acc);
   on_either(tape, logits.dtype, [&](auto v) {
     using T = decltype(v);
     using A = Acc<T>;
@@ -399,14 +386,17 @@ Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& target
     const float* t = targets.as<float>();
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
-        return cross_entropy_soft_forward_cpu(loss.as<A>(), losses, max.as<A>(), log_sum.as<A>(),
-                                              target_sums.as<A>(), logits.as<T>(), t, rows, K);
+        cross_entropy_soft_forward_cpu(losses, max.as<A>(), log_sum.as<A>(), target_sums.as<A>(),
+                                       logits.as<T>(), t, rows, K);
       }
     }
     if constexpr (gpu_computes<T>) {
-      cross_entropy_soft_forward_gpu(loss.as<A>(), losses, max.as<A>(), log_sum.as<A>(),
-                                     target_sums.as<A>(), logits.as<T>(), t, rows, K);
+      if (!tape.on_cpu()) {
+        cross_entropy_soft_forward_gpu(losses, max.as<A>(), log_sum.as<A>(), target_sums.as<A>(),
+                                       logits.as<T>(), t, rows, K);
+      }
     }
+    mean_loss<A>(tape, loss.as<A>(), counted.as<A>(), losses, nullptr, rows);
   });
   tape.record(loss, [=, &tape] {
     on_either(tape, logits.dtype, [&](auto v) {

@@ -4,7 +4,7 @@
 
 #include "core/philox.h"
 #include "core/safetensors.h"
-#include "layers/layers.h"
+#include "layers/losses.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -12,6 +12,7 @@ namespace {
 
 struct Head {
   int64_t rows, C, V, chunk = 0;
+  LossOptions loss = {};
 };
 
 std::vector<int32_t> draw_labels(const Head& s) {
@@ -33,15 +34,29 @@ OpCase head_case(const Head& s, const std::vector<int32_t>& labels) {
       .run =
           [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
             return tied_head(tape, x[0], p.find("weight"),
-                             tape.upload({s.rows}, DType::i32, labels.data()), s.chunk);
+                             tape.upload({s.rows}, DType::i32, labels.data()), s.loss, s.chunk);
           }};
 }
 
 OpCase head_case(const Head& s) { return head_case(s, draw_labels(s)); }
 
+// Every second row is left out, among them a whole chunk.
+OpCase rows_left_out(Head s) {
+  s.loss.ignores = true;
+  std::vector<int32_t> labels = draw_labels(s);
+  for (size_t r = 1; r < labels.size(); r += 2) labels[r] = ignored_label;
+  for (int64_t r = s.chunk; r < std::min(s.rows, 2 * s.chunk); ++r) {
+    labels[size_t(r)] = ignored_label;
+  }
+  return head_case(s, labels);
+}
+
 TEST(TiedHead, GradientsAgreeWithFiniteDifferences) {
   check_gradients(head_case({6, 4, 11}));
   check_gradients(head_case({6, 4, 11, 4}));  // chunks of 4 and 2 rows
+  check_gradients(head_case({6, 4, 11, 4, {.smoothing = 0.2f}}));
+  check_gradients(rows_left_out({7, 4, 11, 2}));
+  check_gradients(rows_left_out({7, 4, 11, 0, {.smoothing = 0.1f}}));
 }
 
 TEST(TiedHead, AgreesWithPyTorch) {
@@ -59,8 +74,33 @@ TEST(TiedHead, AgreesWithPyTorch) {
   }
 }
 
+TEST(TiedHead, WithSmoothingAndRowsLeftOutAgreesWithPyTorch) {
+  const TensorFile file = read_safetensors(reference_folder() + "/losses.safetensors");
+  for (const std::string name :
+       {"tied_head_left_out", "tied_head_left_out_smooth", "tied_head_smooth"}) {
+    const std::vector<int64_t> x = file.at(name + "/x").shape;
+    const std::vector<int64_t> labels = file.integers(name + "/labels");
+    const float smoothing = float(file.doubles(name + "/smoothing")[0]);
+    const bool ignores = name != "tied_head_smooth";
+    for (int64_t chunk : {0, 2}) {
+      const Head head{x[0], x[1], 13, chunk, {.smoothing = smoothing, .ignores = ignores}};
+      const OpCase op = head_case(head, {labels.begin(), labels.end()});
+      const Values values{
+          {file.doubles(name + "/x")}, {{"weight", file.doubles(name + "/weight")}}, {1.0}};
+      const Outcome outcome = run_op(op, Device::cpu, DType::f32, values);
+      expect_close(outcome.y, file.doubles(name + "/loss"), 2e-6, name + ": loss");
+      expect_close(outcome.input_gradients[0], file.doubles(name + "/dx"), 2e-6, name + ": dx");
+      expect_close(outcome.parameter_gradients.at("weight"), file.doubles(name + "/dweight"), 2e-6,
+                   name + ": dweight");
+    }
+  }
+}
+
 TEST(TiedHeadKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
+  check_kernels(head_case({7, 33, 67, 3, {.smoothing = 0.1f}}));
+  check_kernels(rows_left_out({33, 16, 520, 10}));
+  check_kernels(rows_left_out({197, 8, 40, 0, {.smoothing = 0.1f}}));
   check_kernels(head_case({1, 8, 5}));
   check_kernels(head_case({7, 33, 67, 3}));
   check_kernels(head_case({33, 16, 520, 10}));
@@ -128,14 +168,16 @@ TEST(TiedHead, MemoryDoesNotGrowWithRowsTimesVocabulary) {
   EXPECT_LT(used(500, false), 4 * size_t(chunk * V + 500) + 4096);
 }
 
-std::string message_of(int64_t rows, const std::vector<int32_t>& labels, int64_t C) {
+std::string message_of(int64_t rows, const std::vector<int32_t>& labels, int64_t C,
+                       const LossOptions& options = {}) {
   Parameters p;
   Parameter& weight = p.add("lm_head.weight", {4, C}, Init::ones());
   p.allocate(Device::cpu, DType::f32, 0);
   Tape tape(Device::cpu, DType::f32);
   const Tensor x = tape.upload({rows, 3}, DType::f32, std::vector<float>(size_t(rows * 3)).data());
   try {
-    tied_head(tape, x, weight, tape.upload({int64_t(labels.size())}, DType::i32, labels.data()));
+    tied_head(tape, x, weight, tape.upload({int64_t(labels.size())}, DType::i32, labels.data()),
+              options);
   } catch (const Error& e) {
     return e.what();
   }
@@ -147,6 +189,13 @@ TEST(TiedHead, RefusesWhatDoesNotFit) {
   EXPECT_NE(message_of(2, {0, 4}, 3).find("label of row 1 is 4, but the vocabulary has 4 words"),
             std::string::npos);
   EXPECT_NE(message_of(2, {-1, 0}, 3).find("label of row 0 is -1"), std::string::npos);
+  EXPECT_EQ(message_of(2, {-1, 0}, 3, {.ignores = true}), "no error");
+  EXPECT_NE(message_of(2, {-2, 0}, 3, {.ignores = true}).find("label of row 0 is -2"),
+            std::string::npos);
+  EXPECT_NE(message_of(2, {-1, -1}, 3, {.ignores = true}).find("all 2 rows are left out"),
+            std::string::npos);
+  EXPECT_NE(message_of(2, {0, 1}, 3, {.smoothing = -0.1f}).find("a share in [0, 1], not -0.1"),
+            std::string::npos);
   EXPECT_NE(message_of(2, {0, 1, 2}, 3).find("3 labels for 2 rows"), std::string::npos);
   EXPECT_NE(message_of(2, {0, 1}, 5).find("lm_head.weight (4, 5) does not take 3 channels"),
             std::string::npos);
@@ -157,11 +206,12 @@ TEST(TiedHeadKernels, MakeALossWithAnUnknownLabelNaN) {
   Parameters p;
   Parameter& weight = p.add("weight", {5, 4}, Init::gaussian(1));
   p.allocate(kernel_device, DType::f32, 0);
-  for (int32_t bad : {5, -1}) {
+  for (const auto& [bad, ignores] : {std::pair(5, false), {5, true}, {-1, false}}) {
     Tape tape(kernel_device, DType::f32);
     const Tensor x = tape.upload({2, 4}, DType::f32, std::vector<float>(8, 1.0f).data());
     const std::vector<int32_t> labels = {0, bad};
-    const Tensor loss = tied_head(tape, x, weight, tape.upload({2}, DType::i32, labels.data()));
+    const Tensor loss = tied_head(tape, x, weight, tape.upload({2}, DType::i32, labels.data()),
+                                  {.ignores = ignores});
     EXPECT_TRUE(std::isnan(to_host(tape, loss)[0])) << bad;
   }
 }

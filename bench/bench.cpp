@@ -3,134 +3,208 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <vector>
 
+#include "bench/flops.h"
+#include "bench/numbers.h"
+#include "bench/yardsticks.h"
 #include "core/clock.h"
-#include "core/philox.h"
-#include "models/model.h"
+#include "core/quantile.h"
 #include "training/adamw.h"
 
 namespace dyt {
 namespace {
 
-// What bench/compare.py measures, under the names it has there.
+// Names and batches of comparisons, where they differ from the preset's name and the usual batch.
 struct Compared {
   const char *name, *preset;
   int batch;
 };
-constexpr Compared compared[] = {{"vit_ti4", "vit_ti4", 64},
-                                 {"convnext_atto", "convnext_atto_cifar", 64},
+constexpr Compared compared[] = {{"convnext_atto", "convnext_atto_cifar", 64},
                                  {"gpt_6x192", "gpt_char", 32},
                                  {"resnet20", "resnet20", 128}};
 
-// A model with a batch of data for it.
-struct Workload {
-  std::function<Tensor(Tape& tape)> loss;
-  int64_t batch;
-  int64_t items;  // what a step's speed is counted in: images or tokens
-  const char* item;
-  AdamWOptions adamw;
+// A batch of data on the device, always the same.
+class Batch {
+ public:
+  Batch(const Model& model, int64_t size, Device device) {
+    if (const GPT* gpt = model.language()) {
+      const GPTConfig& c = gpt->config();
+      add_indices(device, {size, c.context}, c.vocabulary);
+      add_indices(device, {size, c.context}, c.vocabulary);
+      return;
+    }
+    const int64_t S = model.image_size();
+    add(device, {size, S, S, model.channels()}, DType::f32);
+    fill_random(device, DType::f32, tensors_[0].data, tensors_[0].size());
+    add_indices(device, {size}, model.classes());
+  }
+  const Tensor& inputs() const { return tensors_[0]; }
+  const Tensor& labels() const { return tensors_[1]; }
+
+ private:
+  void add(Device device, Shape shape, DType dtype) {
+    memory_.emplace_back(device, size_t(shape.size()) * size_of(dtype));
+    tensors_.push_back({shape, dtype, memory_.back().data(), nullptr});
+  }
+  void add_indices(Device device, Shape shape, int64_t below) {
+    add(device, shape, DType::i32);
+    fill_random_indices(device, tensors_.back().as<int32_t>(), shape.size(), below);
+  }
+  std::vector<Buffer> memory_;
+  std::vector<Tensor> tensors_;
 };
 
-std::vector<int32_t> random_indices(RandomSequence& random, int64_t n, int64_t below) {
-  std::vector<int32_t> values(static_cast<size_t>(n));
-  for (int32_t& v : values) v = int32_t(random.below(uint32_t(below)));
-  return values;
+DType precision_of(const BenchOptions& options, Device device) {
+  if (options.precision.empty()) return default_dtype(device);
+  return options.precision == "f32" ? DType::f32 : DType::bf16;
 }
 
-Workload text_workload(const std::shared_ptr<const Model>& model, int64_t B) {
-  const GPTConfig& config = model->language()->config();
-  RandomSequence random(1, 1);
-  const int64_t T = config.context;
-  const auto tokens = random_indices(random, B * T, config.vocabulary);
-  const auto labels = random_indices(random, B * T, config.vocabulary);
-  return {.loss =
-              [=](Tape& tape) {
-                const Tensor x = tape.upload({B, T}, DType::i32, tokens.data());
-                return model->loss(tape, x, tape.upload({B, T}, DType::i32, labels.data()));
-              },
-          .batch = B,
-          .items = B * T,
-          .item = "tokens",
-          .adamw = {.beta2 = 0.95f, .weight_decay = 0.1f}};
-}
-
-Workload image_workload(const std::shared_ptr<const Model>& model, int64_t B) {
-  RandomSequence random(1, 1);
-  const int64_t S = model->image_size(), C = model->channels();
-  std::vector<float> images(size_t(B * S * S * C));
-  for (float& v : images) v = random.uniform(-1, 1);
-  const auto labels = random_indices(random, B, model->classes());
-  return {.loss =
-              [=](Tape& tape) {
-                const Tensor x = tape.upload({B, S, S, C}, DType::f32, images.data());
-                return model->loss(tape, x, tape.upload({B}, DType::i32, labels.data()));
-              },
-          .batch = B,
-          .items = B,
-          .item = "images",
-          .adamw = {}};
-}
-
-Workload workload_of(const BenchOptions& options, Parameters& parameters) {
-  ModelSpec spec{.preset = options.model};
-  int batch = options.batch;
-  for (const Compared& c : compared) {
-    if (options.model != c.name) continue;
-    spec.preset = c.preset;
-    if (!batch) batch = c.batch;
+// The model in training, and what times it.
+class TrainBench {
+ public:
+  explicit TrainBench(const BenchOptions& options)
+      : options_(options),
+        device_(parse_device(options.device)),
+        spec_(spec_of(options)),
+        model_(spec_, parameters_),
+        tape_(device_, precision_of(options, device_)),
+        watch_(device_) {
+    if (!batch_) batch_ = model_.language() ? 32 : 64;
+    parameters_.allocate(device_, tape_.dtype(), 1);
+    const bool text = model_.language();
+    optimizer_ = std::make_unique<AdamW>(
+        parameters_, text ? AdamWOptions{.beta2 = 0.95f, .weight_decay = 0.1f} : AdamWOptions{});
+    data_ = std::make_unique<Batch>(model_, batch_, device_);
+    for (int i = 0; i < 3; ++i) step();
+    synchronize(device_);
   }
-  if (!options.norm.empty()) spec.norm = parse_norm(options.norm);
-  const auto model = std::make_shared<const Model>(spec, parameters);
-  if (model->language()) return text_workload(model, batch ? batch : 32);
-  return image_workload(model, batch ? batch : 64);
-}
 
-void print_json(const BenchOptions& options, const Workload& work, const Parameters& parameters,
-                const Tape& tape, const std::vector<double>& seconds) {
-  std::printf(
-      "{\"model\": \"%s\", \"device\": \"%s\", \"dtype\": \"%s\", \"batch\": %lld, "
-      "\"parameters\": %lld, \"%s_per_step\": %lld, \"arena_bytes\": %zu, \"step_seconds\": [",
-      options.model.c_str(), name_of(tape.device()), name_of(tape.dtype()),
-      static_cast<long long>(work.batch), static_cast<long long>(parameters.count()), work.item,
-      static_cast<long long>(work.items), tape.arena().capacity());
-  for (size_t i = 0; i < seconds.size(); ++i) std::printf("%s%.6f", i ? ", " : "", seconds[i]);
-  std::printf("]}\n");
-}
+  // Seconds per step, of the steps of a turn.
+  std::vector<double> turn() {
+    const int together = device_ == Device::cuda ? 5 : 1;
+    std::vector<double> seconds;
+    for (int done = 0; done < options_.steps; done += together) {
+      watch_.start();
+      for (int i = 0; i < together; ++i) step();
+      seconds.push_back(watch_.stop() / together);
+    }
+    return seconds;
+  }
+
+  nlohmann::ordered_json description() const {
+    return {{"ready", true},
+            {"model", options_.model},
+            {"norm", name_of(model_.norm().kind)},
+            {"device", name_of(device_)},
+            {"dtype", name_of(tape_.dtype())},
+            {"batch", batch_},
+            {"parameters", parameters_.count()}};
+  }
+  nlohmann::ordered_json summary(const std::vector<double>& seconds) const {
+    const double middle = median(seconds), flops = step_flops(model_, batch_);
+    nlohmann::ordered_json j = {{"seconds_per_step", seconds},
+                                {"median", middle},
+                                {std::string(item()) + "_per_s", double(items()) / middle},
+                                {"peak_memory_bytes", peak_memory()}};
+    if (flops > 0) j["flops_per_step"] = flops;
+    if (flops > 0 && product_ > 0) {
+      j["product_flops_per_s"] = product_;
+      j["model_flop_use"] = flops / middle / product_;
+    }
+    return j;
+  }
+  void print(const std::vector<double>& seconds) const {
+    const double middle = median(seconds), flops = step_flops(model_, batch_);
+    std::printf("%s, batch %lld, %s %s: median %.2f ms a step (%.2f to %.2f), %.0f %s/s\n",
+                options_.model.c_str(), static_cast<long long>(batch_), name_of(device_),
+                name_of(tape_.dtype()), 1e3 * middle, 1e3 * quantile(seconds, 0),
+                1e3 * quantile(seconds, 1), double(items()) / middle, item());
+    if (flops > 0 && product_ > 0) {
+      std::printf(
+          "  %.3f TFLOP a step: %.2f TFLOP/s, model-FLOP use %.1f %% of a large product's "
+          "%.2f TFLOP/s\n",
+          1e-12 * flops, 1e-12 * flops / middle, 100 * flops / middle / product_, 1e-12 * product_);
+    }
+    constexpr double mib = 1 << 20;
+    std::printf(
+        "  %.2f M parameters: %.0f MiB with gradients and moments; activations and their "
+        "gradients %.0f MiB",
+        1e-6 * double(parameters_.count()), double(state_bytes()) / mib,
+        double(tape_.arena().capacity()) / mib);
+    if (const size_t used = device_memory_in_use(device_)) {
+      std::printf("; the GPU has %.0f MiB in use", double(used) / mib);
+    }
+    std::printf("\n");
+  }
+  // What a large product reaches, for model-FLOP use.
+  void measure_product() {
+    QueueTimer timer(device_);
+    product_ = product_flops_per_second(timer, tape_.dtype(), 0.2);
+  }
+
+ private:
+  ModelSpec spec_of(const BenchOptions& options) {
+    ModelSpec spec{.preset = options.model};
+    batch_ = options.batch;
+    for (const Compared& c : compared) {
+      if (options.model != c.name) continue;
+      spec.preset = c.preset;
+      if (!batch_) batch_ = c.batch;
+    }
+    if (!options.norm.empty()) spec.norm = parse_norm(options.norm);
+    return spec;
+  }
+  void step() {
+    tape_.begin(uint64_t(step_++));
+    parameters_.zero_gradients();
+    tape_.backward(model_.loss(tape_, data_->inputs(), data_->labels()));
+    optimizer_->step(1e-4f);
+  }
+  const char* item() const { return model_.language() ? "tokens" : "images"; }
+  int64_t items() const {
+    return model_.language() ? batch_ * model_.language()->config().context : batch_;
+  }
+  // Master, gradient, two moments; and copies in the number type of the computation.
+  size_t state_bytes() const {
+    const size_t number = size_of(accumulator_of(tape_.dtype()));
+    return size_t(parameters_.flat_size()) *
+           (4 * number + (parameters_.copies() ? size_of(tape_.dtype()) : 0));
+  }
+  size_t peak_memory() const { return state_bytes() + tape_.arena().capacity(); }
+
+  const BenchOptions& options_;
+  Device device_;
+  int64_t batch_ = 0, step_ = 0;
+  ModelSpec spec_;
+  Parameters parameters_;
+  Model model_;
+  Tape tape_;
+  Stopwatch watch_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Batch> data_;
+  double product_ = 0;
+};
 
 }  // namespace
 
 void bench_train_step(const BenchOptions& options) {
-  const Device device = parse_device(options.device);
-  const DType dtype = default_dtype(device);
-  Parameters parameters;
-  const Workload work = workload_of(options, parameters);
-  parameters.allocate(device, dtype, 1);
-  AdamW optimizer(parameters, work.adamw);
-  Tape tape(device, dtype);
-
-  std::vector<double> seconds;
-  constexpr int warm_up = 3;
-  for (int step = 0; step < warm_up + options.steps; ++step) {
-    const double begin = seconds_now();
-    tape.begin(uint64_t(step));
-    parameters.zero_gradients();
-    tape.backward(work.loss(tape));
-    optimizer.step(1e-3f);
-    synchronize(device);
-    if (step >= warm_up) seconds.push_back(seconds_now() - begin);
+  TrainBench bench(options);
+  if (!options.by_turns) bench.measure_product();
+  if (options.json) std::cout << bench.description().dump() << std::endl;
+  std::string line;
+  while (!options.by_turns || std::getline(std::cin, line)) {
+    const std::vector<double> seconds = bench.turn();
+    if (options.json) {
+      std::cout << bench.summary(seconds).dump() << std::endl;
+    } else {
+      bench.print(seconds);
+    }
+    if (!options.by_turns) break;
   }
-  if (options.json) return print_json(options, work, parameters, tape, seconds);
-  std::sort(seconds.begin(), seconds.end());
-  const double median = seconds[seconds.size() / 2];
-  std::printf(
-      "%s, batch %lld, %s %s: median %.1f ms a step (%.1f to %.1f), %.0f %s/s; "
-      "%.2f M parameters, %.0f MiB of activations and gradients\n",
-      options.model.c_str(), static_cast<long long>(work.batch), name_of(device), name_of(dtype),
-      1e3 * median, 1e3 * seconds.front(), 1e3 * seconds.back(), double(work.items) / median,
-      work.item, 1e-6 * double(parameters.count()),
-      double(tape.arena().capacity()) / double(1 << 20));
 }
 
 }  // namespace dyt

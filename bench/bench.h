@@ -1,4 +1,4 @@
-// Timing, for `dyt bench`. Comparisons with other programs are scripts in bench/peers.
+// `dyt bench train`: whole training steps. bench/compare.py runs it by turns with other programs.
 #pragma once
 #include <string>
 
@@ -6,17 +6,23 @@ namespace dyt {
 
 struct BenchOptions {
   std::string model = "vit_ti4", device = "auto";
-  std::string norm;  // empty: the model's own
-  int batch = 0;     // 0: the one that bench/compare.py measures, or 64 images or 32 texts
-  int steps = 20;
+  std::string norm;       // empty: the model's own
+  std::string precision;  // "f32" or "bf16"; empty: the device's own
+  int batch = 0;          // 0: 64 images or 32 texts, or as for bench/compare.py
+  int steps = 20;         // per turn
   bool json = false;
+  bool by_turns = false;  // measure once for every line on stdin
 };
 
-// Times whole training steps (forward, backward, AdamW) after three steps of warm-up, and prints
-// the median and the spread, or with json one line that bench/compare.py reads. The model is a
-// preset of images or of texts, or one of the four that are compared: "vit_ti4", "convnext_atto"
-// (the one for 32 x 32 images), "gpt_6x192" and "resnet20". The data are random and made
-// beforehand, always the same batch.
+// Times training steps (forward, backward, AdamW) after some of warm-up. On a GPU, several steps
+// are timed together, as nobody waits for single ones in training. The model is a preset of images
+// or of texts, or has a name that it has in comparisons: "convnext_atto" (the one for 32 x 32
+// images) or "gpt_6x192". The data are random, made beforehand, and lie on the device.
+//
+// Prints the median and the spread, what of it is model-FLOP use (bench/flops.h, over what a large
+// matrix product reaches here), and the memory. With json a line {"ready": true, ...}, when all is
+// prepared, and then for each turn {"seconds_per_step": [...], "median", "images_per_s" or
+// "tokens_per_s", "flops_per_step", "product_flops_per_s", "model_flop_use", "peak_memory_bytes"}.
 void bench_train_step(const BenchOptions& options);
 
 }  // namespace dyt

@@ -94,11 +94,12 @@ sanitize() {  # sanitize TOOL LIMIT
 }
 
 run_kernels() {
-  timeout -k 5 "${KERNELS_LIMIT:-90}" "$DYT" bench kernels ${KERNELS:-} --device cuda \
-    --json "$OUT/kernels.json" 2>&1 | tee "$OUT/kernels.log"
+  # shellcheck disable=SC2086
+  timeout -k 5 "${KERNELS_LIMIT:-90}" "$DYT" bench kernels ${KERNELS:-} --device cuda --json \
+    2>&1 > "$OUT/kernels.jsonl" | tee "$OUT/kernels.log"
   local status=${PIPESTATUS[0]}
   note kernels "$([ "$status" = 0 ] && echo ok || echo FAILED)" \
-    "exit $status; $(grep -c '^ ' "$OUT/kernels.log") lines"
+    "exit $status; $(wc -l < "$OUT/kernels.jsonl") lines"
 }
 
 run_compare() {

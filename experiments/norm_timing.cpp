@@ -22,16 +22,6 @@ double time_of(Device device, const std::function<void()>& body) {
   return seconds_now() - begin;
 }
 
-// The yardstick. On the cpu with all cores, as the layers compute.
-void copy_bytes(Device device, char* to, const char* from, size_t bytes) {
-  if (device != Device::cpu) return copy_on_device(device, to, from, bytes);
-  constexpr size_t part = size_t(1) << 20;
-#pragma omp parallel for
-  for (size_t begin = 0; begin < bytes; begin += part) {
-    std::copy_n(from + begin, std::min(part, bytes - begin), to + begin);
-  }
-}
-
 // ------------------------------------------------------------------------- what is timed
 
 // One norm on (rows, channels) numbers, N(0, 1).
@@ -54,8 +44,7 @@ class LayerBench {
     return timed(true, [&](const Tensor& x) {
       const Tensor y = norm_(tape_, x);
       // dy is there already, as it would be in a model; backward() begins at an op without inputs.
-      y.grad->data = dy_.data();
-      y.grad->filled = true;
+      *y.grad = {dy_.data(), true};
       const float nothing = 0;
       tape_.backward(tape_.upload({1}, DType::f32, &nothing, true));
     });
@@ -174,15 +163,6 @@ std::vector<TimedNorm> timed_norms() {
           {"identity, fused", norm(NormKind::identity, false)}};
 }
 
-double quantile(std::vector<double> values, double share) {
-  std::sort(values.begin(), values.end());
-  const double at = share * double(values.size() - 1);
-  const size_t i = std::min(size_t(at), values.size() - 1), j = std::min(i + 1, values.size() - 1);
-  return values[i] + (at - double(i)) * (values[j] - values[i]);
-}
-
-double median(const std::vector<double>& values) { return quantile(values, 0.5); }
-
 void measure_layers(const NormTiming& setting, Device device, Times& times, StatusLine& line) {
   const DType dtype = default_dtype(device);
   const size_t bytes = size_t(setting.rows * setting.channels) * size_of(dtype);
@@ -211,10 +191,8 @@ void measure_layers(const NormTiming& setting, Device device, Times& times, Stat
       return "06 layers: repetition " + std::to_string(r + 1) + "/" +
              std::to_string(setting.repetitions);
     });
-    const double copied = time_of(device, [&] {
-      copy_bytes(device, static_cast<char*>(copy.data()), static_cast<const char*>(x.data()),
-                 bytes);
-    });
+    const double copied =
+        time_of(device, [&] { copy_on_device(device, copy.data(), x.data(), bytes); });
     if (r >= 0) times[{"copy", tasks[0]}].push_back(copied);
     std::map<std::pair<std::string, std::string>, double> best;
     for (int attempt = 0; attempt < attempts; ++attempt) {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/quantile.h"
 #include "experiments/registry.h"
 #include "models/gpt.h"
 #include "training/progress.h"
@@ -38,9 +39,5 @@ void measure_models(const NormTiming& setting, Device device, Times& times, Stat
 
 // Bytes that a layer has to move: fused, x and y, and then dy, x and dx; unfused, as counted.
 double bytes_moved(const NormTiming& setting, const TimedNorm& arm, bool training, Device device);
-
-// The value below which this share of them lies, between neighbours in proportion.
-double quantile(std::vector<double> values, double share);
-double median(const std::vector<double>& values);
 
 }  // namespace dyt

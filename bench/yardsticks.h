@@ -1,0 +1,36 @@
+// Timing a queue of work on a device, and what the device reaches at best: the two numbers that
+// everything else is measured by.
+#pragma once
+#include <functional>
+
+#include "core/device.h"
+#include "core/dtype.h"
+#include "core/stopwatch.h"
+
+namespace dyt {
+
+// On a GPU a large copy goes ahead of the work: it empties the cache, and it gives the host time to
+// queue all of the work, so that the GPU never waits for a launch.
+class QueueTimer {
+ public:
+  explicit QueueTimer(Device device);
+  // Seconds of all that `work` queues. `host_seconds`: what it took to queue it the last time.
+  double operator()(double& host_seconds, const std::function<void()>& work);
+  Device device() const { return device_; }
+
+ private:
+  void copies_ahead(int n);
+
+  Device device_;
+  Stopwatch watch_;
+  Buffer from_, to_;
+  double seconds_of_copy_ = 1;
+};
+
+// Median of some repetitions that take at least `seconds` together, of copying more than the cache
+// holds: bytes read and written per second.
+double copy_bytes_per_second(QueueTimer& timer, double seconds);
+// Likewise of a product of matrices (8192, 8192) of random numbers (cpu: 1024), in this type.
+double product_flops_per_second(QueueTimer& timer, DType dtype, double seconds);
+
+}  // namespace dyt

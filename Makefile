@@ -59,6 +59,7 @@ help:
 	@echo "make            build ./dyt: cpu + cuda if nvcc is found, else cpu + emulated"
 	@echo "make demo       build, and run experiment 03 on the embedded data"
 	@echo "make test       build and run all tests"
+	@echo "make resources  what nvcc says of registers and spills, below build/resources"
 	@echo "make portable   dyt_portable and dyt_portable_tests, to be copied to a GPU machine"
 	@echo "make format     clang-format all sources"
 	@echo "make clean      remove what was built"
@@ -119,6 +120,25 @@ $(BUILD)/commit: FORCE
 	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
 $(BUILD)/experiments/report.cpp.o: $(BUILD)/commit
 $(BUILD)/experiments/report.cpp.o: EXTRA := -DDYT_COMMIT='"$(COMMIT)"'
+
+# --- What the compiler says of the kernels that take the time: registers, stack, spills ------------
+# tests/compiler/resources_test.cpp reads it. 90a: Hopper with its own instructions.
+HOT := layers/dyt.cu layers/layernorm.cu layers/rmsnorm.cu layers/batchnorm.cu layers/gelu.cu \
+  layers/linear.cu layers/residual.cu layers/cross_entropy.cu layers/tied_head.cu \
+  layers/depthwise_conv.cu training/adamw.cu $(wildcard layers/mlp.cu layers/attention*.cu)
+REPORTS := $(foreach a,80 90a,$(HOT:%.cu=build/resources/$a/%.txt))
+resources: $(if $(NVCC),$(REPORTS))
+.PHONY: resources
+build/resources/%.txt:
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++20 -O3 --expt-relaxed-constexpr -I. -cubin -arch=sm_$(firstword $(subst /, ,$*)) \
+	  -Xptxas -v -MMD -MP -MT $@ -MF $(@:.txt=.d) $(SOURCE) -o $(@:.txt=.cubin) 2> $@ || (cat $@; rm $@; exit 1)
+define report_rule
+build/resources/$(1)/$(2:.cu=.txt): $(2)
+build/resources/$(1)/$(2:.cu=.txt): SOURCE := $(2)
+endef
+$(foreach a,80 90a,$(foreach f,$(HOT),$(eval $(call report_rule,$a,$f))))
+-include $(REPORTS:.txt=.d)
 
 # The synthetic images must be the same everywhere: no fused multiply-add.
 $(BUILD)/datasets/synthetic.cpp.o: EXTRA := -ffp-contract=off

@@ -34,7 +34,10 @@ namespace dyt {
 struct GroupedShape {
   int64_t B, R, C, G;
   HOST_DEVICE int64_t width() const { return C / G; }  // channels in a group
-  HOST_DEVICE int64_t group(int64_t b, int64_t c) const { return b * G + c / (C / G); }
+  // (in 32 bits: a GPU divides 64-bit numbers by calling a function, for which it spills registers)
+  HOST_DEVICE int64_t group(int64_t b, int64_t c) const {
+    return b * G + int64_t(uint32_t(c) / uint32_t(width()));
+  }
 };
 
 template <class A>

@@ -13,6 +13,8 @@ make=(make --no-print-directory -s -j"$jobs")
 
 if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   settings=(ARCH=90) folder=build/cuda-90
+  echo "Asking nvcc what the hot kernels use ..."
+  "${make[@]}" resources || exit 1
 else
   settings=(CUDA=0) folder=build/emulated
 fi

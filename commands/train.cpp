@@ -7,6 +7,7 @@
 #include "commands/commands.h"
 #include "commands/metrics.h"
 #include "commands/model_options.h"
+#include "core/precision.h"
 #include "experiments/report.h"
 #include "models/weights.h"
 #include "training/classifier.h"
@@ -20,7 +21,7 @@ namespace {
 // What the command line said; what it didn't comes from the recipe, or suits the model.
 struct TrainCommand {
   ModelSpec model;
-  std::string device = "auto", data, recipe, out, init;
+  std::string device = "auto", precision, data, recipe, out, init;
   CheckpointOptions checkpoint;
   std::optional<int64_t> steps;
   std::optional<int> batch, accumulate;
@@ -53,7 +54,7 @@ void set_length(const TrainCommand& c, double epochs, double warmup_epochs, int6
   o.evaluate_every = c.evaluate_every > 0 ? c.evaluate_every : std::min(batches, o.steps);
 }
 
-void describe_run(const TrainCommand& c, const std::string& data, const Parameters& parameters,
+void describe_run(const TrainCommand& c, const std::string& data, DType precision,
                   TrainOptions& o) {
   const auto text = [](auto v) {
     std::ostringstream s;
@@ -77,15 +78,18 @@ void describe_run(const TrainCommand& c, const std::string& data, const Paramete
                       {"ema", text(o.ema_decay)},
                       {"seed", text(o.seed)},
                       {"evaluate every", text(o.evaluate_every)},
-                      {"number type", name_of(parameters.dtype())}};
+                      {"number type", name_of(precision)}};
 }
 
 // Where everything that was trained comes together: what both kinds of model share.
 class Run {
  public:
   Run(const TrainCommand& command, const ModelSpec& spec)
-      : command_(command), device_(parse_device(command.device)), model_(spec, parameters_) {
-    parameters_.allocate(device_, default_dtype(device_), uint64_t(command.seed));
+      : command_(command),
+        device_(parse_device(command.device)),
+        precision_(choose_precision(command.precision, device_)),
+        model_(spec, parameters_) {
+    parameters_.allocate(device_, precision_.activations, uint64_t(command.seed));
     if (!command.init.empty()) read_weights(model_, parameters_, read_safetensors(command.init));
     if (!command.out.empty()) prepare_output(command.out);
     require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");
@@ -97,7 +101,7 @@ class Run {
   void operator()(TrainOptions options, const std::string& data, const std::string& size,
                   const std::string& note, const std::map<std::string, std::string>& metadata,
                   Train&& train) {
-    describe_run(command_, data + ", " + size, parameters_, options);
+    describe_run(command_, data + ", " + size, precision_.of_run, options);
     CheckpointOptions& checkpoint = options.checkpoint;
     checkpoint.model = to_json(model_.spec());
     checkpoint.metadata = metadata;
@@ -170,6 +174,7 @@ class Run {
 
   const TrainCommand& command_;
   Device device_;
+  Precision precision_;
   Parameters parameters_;
   Model model_;
 };
@@ -323,6 +328,10 @@ void add_train(CLI::App& app) {
   CLI::App* to = app.add_subcommand("train", "train one model");
   add_model_options(*to, command->model);
   add_device_option(*to, command->device);
+  to->add_option("--precision", command->precision,
+                 "bf16: on a GPU of all activations, on the cpu of matrix products alone\n"
+                 "(default: bf16 on a GPU, else f32)")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   add_options(*to, *command);
   to->callback([command] { train(*command); });
 }

@@ -87,6 +87,15 @@ void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* 
 #endif
 }
 
+template <class TC>
+void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const bf16* a, const bf16* b,
+                float beta, TC* c) {
+  require(beta == 0 || beta == 1, "a bf16 product on the cpu overwrites or adds; beta is ", beta);
+  const DType narrow = DType::bf16, result = dtype_of<TC>::value;
+  product_in_bf16({op_a, op_b, m, n, k, beta == 1, nullptr, nullptr, narrow, narrow, result}, a, b,
+                  c);
+}
+
 #if defined(DYT_EMULATED)
 
 template <class T>
@@ -205,9 +214,13 @@ void matmul(Device device, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, co
   if constexpr (std::is_same_v<T, double>) {
     matmul_cpu(op_a, op_b, m, n, k, a, b, beta, c);
   } else if constexpr (std::is_same_v<T, float>) {
+    if (device == Device::cpu && cpu_products() == DType::bf16) {
+      return product_rounded_to_bf16(op_a, op_b, m, n, k, a, b, beta, c);
+    }
     if (device == Device::cpu) return matmul_cpu(op_a, op_b, m, n, k, a, b, beta, c);
     matmul_gpu<T, TC>(op_a, op_b, m, n, k, a, b, beta, c);
   } else {
+    if (device == Device::cpu) return matmul_cpu(op_a, op_b, m, n, k, a, b, beta, c);
     matmul_gpu<T, TC>(op_a, op_b, m, n, k, a, b, beta, c);
   }
 }

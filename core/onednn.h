@@ -33,8 +33,8 @@ inline dnnl::reorder reorder(const memory::desc& from, const memory::desc& to,
   return dnnl::reorder({engine(), from, engine(), to, attributes});
 }
 
-inline memory at(const memory::desc& layout, const float* data) {
-  return memory(layout, engine(), const_cast<float*>(data));
+inline memory at(const memory::desc& layout, const void* data) {
+  return memory(layout, engine(), const_cast<void*>(data));
 }
 
 // Memory for what is needed only while a primitive runs, one piece for each use.

@@ -1,5 +1,8 @@
 #include "core/product.h"
 
+#include <vector>
+
+#include "core/bf16_cpu.h"
 #include "core/error.h"
 
 #if defined(DYT_ONEDNN)
@@ -35,18 +38,20 @@ dnnl::matmul::primitive_desc describe(const Plan& plan, const dnnl::primitive_at
 #endif
 }
 
-memory::desc matrix(int64_t rows, int64_t columns, memory::format_tag layout) {
-  return {{rows, columns}, memory::data_type::f32, layout};
+memory::desc matrix(int64_t rows, int64_t columns, DType type, memory::format_tag layout) {
+  using type_name = memory::data_type;
+  return {{rows, columns}, type == DType::bf16 ? type_name::bf16 : type_name::f32, layout};
 }
 
 Plan make_plan(const Product& p) {
   using tag = memory::format_tag;
   Plan plan;
-  plan.a = matrix(p.m, p.k, tag::ab);
-  plan.b = matrix(p.k, p.n, p.op_b == Op::none ? tag::ab : tag::ba);
-  plan.packed = matrix(p.k, p.n, tag::any);
-  plan.c = matrix(p.m, p.n, tag::ab);
-  if (p.bias) plan.bias = matrix(1, p.n, tag::ab);
+  plan.a = matrix(p.m, p.k, p.a, p.op_a == Op::none ? tag::ab : tag::ba);
+  plan.b = matrix(p.k, p.n, p.b, p.op_b == Op::none ? tag::ab : tag::ba);
+  // As it likes it best, unless B is no weight but as large as A.
+  plan.packed = p.op_a == Op::none || p.a != p.b ? matrix(p.k, p.n, p.a, tag::any) : plan.b;
+  plan.c = matrix(p.m, p.n, p.c, tag::ab);
+  if (p.bias) plan.bias = matrix(1, p.n, DType::f32, tag::ab);
   dnnl::post_ops after;
   if (p.add) after.append_sum(1.0f);
   if (p.residual) after.append_binary(dnnl::algorithm::binary_add, plan.c);
@@ -62,15 +67,17 @@ Plan make_plan(const Product& p) {
 // Making a plan compiles code: it is kept for the next time. A primitive is made for a number of
 // threads.
 const Plan& plan_of(const Product& p) {
-  using Key = std::tuple<Op, int64_t, int64_t, int64_t, bool, bool, bool, int>;
+  using Key =
+      std::tuple<Op, Op, int64_t, int64_t, int64_t, bool, bool, bool, DType, DType, DType, int>;
   static std::map<Key, Plan> plans;
-  const Key key{p.op_b, p.m, p.n, p.k, p.add, !!p.bias, !!p.residual, omp_get_max_threads()};
+  const Key key{p.op_a,   p.op_b,       p.m, p.n, p.k, p.add,
+                !!p.bias, !!p.residual, p.a, p.b, p.c, omp_get_max_threads()};
   auto found = plans.find(key);
   if (found == plans.end()) found = plans.emplace(key, make_plan(p)).first;
   return found->second;
 }
 
-void run(const Plan& plan, const Product& p, const float* a, const float* b, float* c) {
+void run(const Plan& plan, const Product& p, const void* a, const void* b, void* c) {
   memory b_there = at(plan.b, b);
   if (plan.pack) {
     memory packed = at(plan.packed, scratch(Use::packed_weight, plan.packed.get_size()));
@@ -91,10 +98,16 @@ void run(const Plan& plan, const Product& p, const float* a, const float* b, flo
 }  // namespace
 
 bool has_library_product(const Product& p) {
-  return p.m >= 4 * std::min(p.n, p.k) && p.m * p.n * p.k >= int64_t(1) << 23;
+  return p.op_a == Op::none && p.m >= 4 * std::min(p.n, p.k) && p.m * p.n * p.k >= int64_t(1) << 23;
 }
 
-void library_product(const Product& p, const float* a, const float* b, float* c) {
+bool has_bf16_instructions() {
+  const int wanted = int(dnnl::cpu_isa::avx512_core_bf16);  // a set of bits, in which AMX has more
+  static const bool has = (int(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
+  return has;
+}
+
+void library_product(const Product& p, const void* a, const void* b, void* c) {
   try {
     run(plan_of(p), p, a, b, c);
   } catch (const dnnl::error& e) {
@@ -109,10 +122,92 @@ void library_product(const Product& p, const float* a, const float* b, float* c)
 namespace dyt {
 
 bool has_library_product(const Product&) { return false; }
-void library_product(const Product&, const float*, const float*, float*) {
+bool has_bf16_instructions() { return false; }
+void library_product(const Product&, const void*, const void*, void*) {
   fail("built without oneDNN");
 }
 
 }  // namespace dyt
 
 #endif
+
+namespace dyt {
+namespace {
+
+DType multiplied_in = DType::f32;
+
+// A bf16's worth of each number.
+std::vector<float> rounded(const void* data, DType type, int64_t n) {
+  std::vector<float> result(static_cast<size_t>(n));
+  if (type == DType::bf16) {
+    const bf16* x = static_cast<const bf16*>(data);
+#pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) result[size_t(i)] = float(x[i]);
+  } else {
+    const float* x = static_cast<const float*>(data);
+#pragma omp parallel for simd
+    for (int64_t i = 0; i < n; ++i) result[size_t(i)] = float(bf16(x[i]));
+  }
+  return result;
+}
+
+// C = what is added to the product.
+void start(const Product& p, float* c) {
+#pragma omp parallel for
+  for (int64_t i = 0; i < p.m; ++i) {
+    for (int64_t j = 0; j < p.n; ++j) {
+      float& c_ij = c[i * p.n + j];
+      if (!p.add) c_ij = 0;
+      if (p.bias) c_ij += p.bias[j];
+      if (p.residual) c_ij += p.residual[i * p.n + j];
+    }
+  }
+}
+
+}  // namespace
+
+void set_cpu_products(DType type) {
+  require(type == DType::f32 || type == DType::bf16,
+          "matrix products on the cpu multiply in f32 or bf16, not in ", name_of(type));
+  multiplied_in = type;
+}
+
+DType cpu_products() { return multiplied_in; }
+
+void product_in_bf16(const Product& p, const void* a, const void* b, void* c) {
+  require(p.a == DType::bf16 && (p.b == DType::bf16 || p.b == DType::f32) &&
+              (p.c == DType::f32 || (p.c == DType::bf16 && !p.residual)),
+          "no product of ", name_of(p.a), " and ", name_of(p.b), " to ", name_of(p.c));
+  if (has_bf16_instructions()) return library_product(p, a, b, c);
+  const std::vector<float> a_f32 = rounded(a, p.a, p.m * p.k), b_f32 = rounded(b, p.b, p.k * p.n);
+  const int64_t n = p.m * p.n;
+  std::vector<float> sums;
+  float* c_f32 = static_cast<float*>(c);
+  if (p.c == DType::bf16) {
+    sums = p.add ? rounded(c, p.c, n) : std::vector<float>(size_t(n));
+    c_f32 = sums.data();
+  }
+  start(p, c_f32);
+  const CpuProductsIn exact(DType::f32);
+  matmul(Device::cpu, p.op_a, p.op_b, p.m, p.n, p.k, a_f32.data(), b_f32.data(), 1.0f, c_f32);
+  if (p.c == DType::bf16) round_to_bf16(static_cast<bf16*>(c), c_f32, n);
+}
+
+void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a,
+                             const float* b, float beta, float* c) {
+  static Buffer memory;
+  const size_t bytes = size_t(m * k + k * n) * sizeof(bf16);
+  if (memory.bytes() < bytes) memory = Buffer(Device::cpu, bytes);
+  bf16* const narrow_a = static_cast<bf16*>(memory.data());
+  bf16* const narrow_b = narrow_a + m * k;
+  round_to_bf16(narrow_a, a, m * k);
+  round_to_bf16(narrow_b, b, k * n);
+  matmul(Device::cpu, op_a, op_b, m, n, k, narrow_a, narrow_b, beta, c);
+}
+
+void round_to_bf16(bf16* to, const float* from, int64_t n) {
+#pragma omp parallel for simd
+  for (int64_t i = 0; i < n; ++i) cpu::put(to[i], from[i]);
+}
+
+}  // namespace dyt

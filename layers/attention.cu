@@ -33,6 +33,7 @@
 
 #include "core/dispatch.h"
 #include "core/kernel.h"
+#include "layers/attention_bf16_cpu.h"
 #include "layers/attention_cpu.h"
 #include "layers/attention_mma.h"
 #include "layers/attention_tiles.h"
@@ -383,6 +384,11 @@ Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options)
     const Heads<T> out = rows_of(y.as<T>(), shape);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (attends_in_bf16()) {
+            return attention_forward_bf16_cpu(out, lse.as<T>(), in.q, in.k, in.v, shape);
+          }
+        }
         return attention_forward_cpu<T>(out, lse.as<T>(), in.q, in.k, in.v, shape);
       }
     }
@@ -400,6 +406,12 @@ Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options)
       const Heads<const T> dy = rows_of(tape.gradient_of_output<T>(y), shape);
       if constexpr (cpu_computes<T>) {
         if (tape.on_cpu()) {
+          if constexpr (std::is_same_v<T, float>) {
+            if (attends_in_bf16()) {
+              return attention_backward_bf16_cpu(out.q, out.k, out.v, dqkv.add, dy, lse.as<T>(),
+                                                 in.q, in.k, in.v, shape);
+            }
+          }
           return attention_backward_cpu<T>(out.q, out.k, out.v, dqkv.add, dy, lse.as<T>(), in.q,
                                            in.k, in.v, shape);
         }

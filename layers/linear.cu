@@ -23,6 +23,7 @@
 #include "core/reduce.h"
 #include "layers/gelu.h"
 #include "layers/layers.h"
+#include "layers/linear_bf16.h"
 
 namespace dyt {
 namespace {
@@ -279,9 +280,13 @@ void with_gelu(Gelu kind, F&& body) {
 
 Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter* bias,
               const Tensor* residual) {
-  const Tensor y = tape.empty(output_shape(x, weight, bias));
-  require(!residual || residual->shape == y.shape, "linear: residual ",
-          residual ? residual->shape.text() : "", " is not of the output's shape ", y.shape.text());
+  const Shape y_shape = output_shape(x, weight, bias);
+  require(!residual || residual->shape == y_shape, "linear: residual ",
+          residual ? residual->shape.text() : "", " is not of the output's shape ", y_shape.text());
+  if (linear_multiplies_in_bf16(tape)) {
+    return linear_in_bf16(tape, y_shape, x, weight, bias, residual);
+  }
+  const Tensor y = tape.empty(y_shape);
   const Tensor r = residual ? *residual : Tensor{};
   const Parameter* w = &weight;
   on_either(tape, x.dtype, [&](auto t) {
@@ -312,7 +317,11 @@ Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parame
 
 Tensor linear_gelu(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter& bias,
                    Gelu kind) {
-  const Tensor h = tape.constant(output_shape(x, weight, &bias), tape.dtype());
+  const Shape y_shape = output_shape(x, weight, &bias);
+  if (linear_multiplies_in_bf16(tape)) {
+    return linear_gelu_in_bf16(tape, y_shape, x, weight, bias, kind);
+  }
+  const Tensor h = tape.constant(y_shape, tape.dtype());
   const Tensor y = tape.empty(h.shape);
   const Parameter *w = &weight, *b = &bias;
   const int64_t rows = y.rows(), C = y.channels();

@@ -209,6 +209,8 @@ TEST_F(TrainCli, RefusesWhatCannotBe) {
   kept_ = {"vit.st"};
   const std::string vit = small_vit, gpt = small_gpt;
   expect_refusal(vit + "--resume vit.st --lr 0.1", 1, "another run");
+  expect_refusal(vit + "--device cpu --precision bf16 --resume vit.st", 1, "another run");
+  expect_refusal(vit + "--precision fp8", 2, "fp8");
   expect_refusal(gpt + "--resume vit.st", 1, "another model");
   expect_refusal("train resnet20 --train-images 64 --test-images 20 --batch 16 --init vit.st", 1,
                  "conv1.weight");

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <limits>
 
+#include "core/error.h"
 #include "core/philox.h"
+#include "core/product.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -102,6 +104,9 @@ void check_products(Device device, double sum_rounding, double result_rounding) 
 TEST(Matmul, OnTheCpuInF32) { check_products<float, float>(Device::cpu, 0x1p-24, 0x1p-24); }
 TEST(Matmul, OnTheCpuInF64) { check_products<double, double>(Device::cpu, 0x1p-53, 0x1p-53); }
 
+TEST(Matmul, OnTheCpuInBf16) { check_products<bf16, bf16>(Device::cpu, 0x1p-24, 0x1p-8); }
+TEST(Matmul, OnTheCpuFromBf16ToF32) { check_products<bf16, float>(Device::cpu, 0x1p-24, 0x1p-24); }
+
 TEST(MatmulKernels, InF32) {
   SKIP_WITHOUT_KERNELS();
   check_products<float, float>(kernel_device, 0x1p-24, 0x1p-24);
@@ -113,6 +118,17 @@ TEST(MatmulKernels, InBf16) {
 TEST(MatmulKernels, FromBf16ToF32) {
   SKIP_WITHOUT_KERNELS();
   check_products<bf16, float>(kernel_device, 0x1p-24, 0x1p-24);
+}
+
+// f32 matrices, multiplied in bf16: each factor is rounded, by 2^-9 of its size at most.
+TEST(Matmul, OnTheCpuInF32MultipliedInBf16) {
+  const CpuProductsIn narrow(DType::bf16);
+  check_products<float, float>(Device::cpu, 0x1p-8, 0x1p-24);
+}
+
+TEST(Matmul, MultipliesInNoOtherType) {
+  EXPECT_THROW(set_cpu_products(DType::f64), Error);
+  EXPECT_EQ(cpu_products(), DType::f32);
 }
 
 // A gradient is repeatable: the same product gives the same bits.

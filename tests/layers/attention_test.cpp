@@ -6,7 +6,7 @@
 #include "core/safetensors.h"
 #include "layers/attention_cpu.h"
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -151,29 +151,6 @@ TEST(Attention, GroupedQueriesAgreeWithPyTorch) {
           {.B = 2, .T = 5, .heads = 3, .kv_heads = 1, .D = 24, .causal = true});
 }
 
-// Widths below, at and between the kernels' 32, 64 and 128; rows on both sides of their tiles of 32
-// and 64; widths that 16-byte accesses can't read (17, and 20 in bf16).
-TEST(AttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
-  SKIP_WITHOUT_KERNELS();
-  for (const Size& s :
-       std::vector<Size>{{.B = 2, .T = 1, .heads = 2, .kv_heads = 0, .D = 16, .causal = false},
-                         {.B = 1, .T = 7, .heads = 2, .kv_heads = 0, .D = 17, .causal = true},
-                         {.B = 2, .T = 33, .heads = 1, .kv_heads = 0, .D = 20, .causal = false},
-                         {.B = 1, .T = 33, .heads = 2, .kv_heads = 1, .D = 24, .causal = true},
-                         {.B = 1, .T = 65, .heads = 1, .kv_heads = 0, .D = 64, .causal = false},
-                         {.B = 1, .T = 70, .heads = 2, .kv_heads = 1, .D = 48, .causal = true},
-                         {.B = 1, .T = 40, .heads = 3, .kv_heads = 1, .D = 80, .causal = false},
-                         {.B = 1, .T = 35, .heads = 1, .kv_heads = 0, .D = 128, .causal = true}}) {
-    check_kernels(attention_case(s));
-  }
-}
-
-TEST(AttentionKernels, AgreeWithTheCpuOver197Tokens) {
-  SKIP_WITHOUT_KERNELS();
-  check_kernels(
-      attention_case({.B = 1, .T = 197, .heads = 1, .kv_heads = 0, .D = 32, .causal = false}));
-}
-
 // The second reader of qkv adds to the gradient that the first one wrote.
 OpCase used_twice() {
   return {.name = "attention, twice",
@@ -182,6 +159,36 @@ OpCase used_twice() {
             const Tensor past = attention(tape, x[0], {.heads = 2, .causal = true});
             return residual_add(tape, past, attention(tape, x[0], {.heads = 2}));
           }};
+}
+
+// Widths below, at and between the kernels' 32, 64 and 128; rows on both sides of their tiles of 32
+// and 64; widths that 16-byte accesses can't read (17, and 20 in bf16).
+const std::vector<Size> awkward = {
+    {.B = 2, .T = 1, .heads = 2, .kv_heads = 0, .D = 16, .causal = false},
+    {.B = 1, .T = 7, .heads = 2, .kv_heads = 0, .D = 17, .causal = true},
+    {.B = 2, .T = 33, .heads = 1, .kv_heads = 0, .D = 20, .causal = false},
+    {.B = 1, .T = 33, .heads = 2, .kv_heads = 1, .D = 24, .causal = true},
+    {.B = 1, .T = 65, .heads = 1, .kv_heads = 0, .D = 64, .causal = false},
+    {.B = 1, .T = 70, .heads = 2, .kv_heads = 1, .D = 48, .causal = true},
+    {.B = 1, .T = 40, .heads = 3, .kv_heads = 1, .D = 80, .causal = false},
+    {.B = 1, .T = 35, .heads = 1, .kv_heads = 0, .D = 128, .causal = true}};
+
+TEST(AttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
+  SKIP_WITHOUT_KERNELS();
+  for (const Size& s : awkward) check_kernels(attention_case(s));
+}
+
+TEST(Attention, InBf16AgreesWithF32) {
+  for (const Size& s : awkward) check_bf16_on_the_cpu(attention_case(s));
+  check_bf16_on_the_cpu(
+      attention_case({.B = 2, .T = 197, .heads = 2, .kv_heads = 1, .D = 33, .causal = true}));
+  check_bf16_on_the_cpu(used_twice());
+}
+
+TEST(AttentionKernels, AgreeWithTheCpuOver197Tokens) {
+  SKIP_WITHOUT_KERNELS();
+  check_kernels(
+      attention_case({.B = 1, .T = 197, .heads = 1, .kv_heads = 0, .D = 32, .causal = false}));
 }
 
 TEST(Attention, AddsToAGradientThatIsThere) { check_gradients(used_twice()); }

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -50,6 +50,34 @@ TEST(Linear, AgreesWithPyTorch) {
                   {"x", "residual"});
   check_reference(linear_case(Kind::gelu_erf, {7, 12}, 17), file, "linear_gelu");
   check_reference(linear_case(Kind::gelu_tanh, {7, 12}, 17), file, "linear_gelu_tanh");
+}
+
+TEST(Linear, InBf16AgreesWithF32) {
+  for (Kind kind : kinds) {
+    check_bf16_on_the_cpu(linear_case(kind, {1, 1, 8}, 8));
+    check_bf16_on_the_cpu(linear_case(kind, {3, 7, 33}, 17));
+    check_bf16_on_the_cpu(linear_case(kind, {2, 197, 16}, 264));
+  }
+}
+
+// What lies between two layers is in bf16; the gradient that two readers send back adds up.
+TEST(Linear, InBf16AgreesWithF32AlsoBehindGelu) {
+  check_bf16_on_the_cpu({.name = "two layers behind GELU",
+                         .inputs = {{4, 9, 20}},
+                         .declare =
+                             [](Parameters& p) {
+                               p.add("in", {31, 20}, Init::gaussian(0.3));
+                               p.add("bias", {31}, Init::gaussian(0.5));
+                               p.add("first", {6, 31}, Init::gaussian(0.3));
+                               p.add("second", {6, 31}, Init::gaussian(0.3));
+                             },
+                         .run =
+                             [](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+                               const Tensor hidden =
+                                   linear_gelu(tape, x[0], p.find("in"), p.find("bias"));
+                               const Tensor y = linear(tape, hidden, p.find("first"), nullptr);
+                               return linear(tape, hidden, p.find("second"), nullptr, &y);
+                             }});
 }
 
 TEST(LinearKernels, AgreeWithTheCpuAtAwkwardShapes) {

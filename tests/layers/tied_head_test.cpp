@@ -5,7 +5,7 @@
 #include "core/philox.h"
 #include "core/safetensors.h"
 #include "layers/losses.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -105,6 +105,11 @@ TEST(TiedHeadKernels, AgreeWithTheCpuAtAwkwardShapes) {
   check_kernels(head_case({7, 33, 67, 3}));
   check_kernels(head_case({33, 16, 520, 10}));
   check_kernels(head_case({3, 8, 4104}));  // a block of 1,024 threads per row
+}
+
+TEST(TiedHead, InBf16AgreesWithF32) {
+  check_bf16_on_the_cpu(head_case({1, 8, 5}));
+  check_bf16_on_the_cpu(head_case({33, 16, 520, 10}));
 }
 
 // However the rows are cut, the result is the same; dloss is not 1 here, see draw_values.

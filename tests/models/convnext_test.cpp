@@ -1,5 +1,6 @@
 #include "models/convnext.h"
 
+#include "core/product.h"
 #include "tests/models/model_check.h"
 
 namespace dyt::test {
@@ -21,6 +22,8 @@ const std::pair<const char*, ConvNeXtConfig> fixtures[] = {
 TEST(ConvNeXt, LogitsLossAndEveryGradientAgreeWithTimm) {
   for (const auto& [file, config] : fixtures) {
     check_model<ConvNeXt>(file, config, Device::cpu, DType::f32, 3e-6, 1e-5);
+    const CpuProductsIn narrow(DType::bf16);
+    check_model<ConvNeXt>(file, config, Device::cpu, DType::f32, 2e-2, 5e-2);
   }
 }
 

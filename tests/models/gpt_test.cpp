@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "core/product.h"
 #include "models/weights.h"
 #include "tests/datasets/expect_error.h"
 #include "tests/models/tiny_models.h"
@@ -58,6 +59,8 @@ void check_against_hugging_face(Device device, DType dtype, double tolerance) {
 
 TEST(GPT, LogitsLossAndEveryGradientAgreeWithHuggingFace) {
   check_against_hugging_face(Device::cpu, DType::f32, 2e-6);
+  const CpuProductsIn narrow(DType::bf16);
+  check_against_hugging_face(Device::cpu, DType::f32, 2e-2);
 }
 
 TEST(GPTKernels, LogitsLossAndEveryGradientAgreeWithHuggingFace) {

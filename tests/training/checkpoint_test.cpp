@@ -6,8 +6,10 @@
 #include <csignal>
 #include <fstream>
 
+#include "core/product.h"
 #include "layers/layers.h"
 #include "models/resnet.h"
+#include "models/vit.h"
 #include "tests/datasets/expect_error.h"
 #include "tests/datasets/temporary_folder.h"
 #include "tests/op_check.h"
@@ -124,6 +126,34 @@ TEST(Checkpoint, GoingOnGivesTheSameBitsAsNotHavingStopped) {
       EXPECT_GE(result.samples, expected.samples);
     }
   }
+}
+
+TEST(Checkpoint, GoingOnGivesTheSameBitsWithProductsInBf16) {
+  const TemporaryFolder folder;
+  const ImageSplits data = bright_or_dark(40, 12);
+  const CpuProductsIn narrow(DType::bf16);
+  const auto train = [&](const TrainOptions& options, uint64_t seed) {
+    Parameters parameters;
+    const ViT model({.image_size = 8, .classes = 2, .width = 32, .depth = 2, .heads = 2},
+                    parameters);
+    parameters.allocate(Device::cpu, DType::f32, seed);
+    train_classifier([&](Tape& tape, const Tensor& images) { return model.forward(tape, images); },
+                     parameters, data, options);
+    std::vector<double> all;
+    for (const Parameter& p : parameters.all()) {
+      for (double v : parameters.values(p)) all.push_back(v);
+    }
+    return all;
+  };
+  TrainOptions options = all_of_it();
+  const std::vector<double> expected = train(options, 1);
+  options.checkpoint.save = folder.path("run.safetensors");
+  options.checkpoint.every = 3;
+  stop_after(options, 7);
+  EXPECT_THROW(train(options, 1), Stopped);
+  options.after_step = nullptr;
+  options.checkpoint.resume = options.checkpoint.save;
+  EXPECT_EQ(train(options, 99), expected);
 }
 
 TEST(Checkpoint, AFinishedRunIsOver) {

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "core/onednn.h"
+#include "core/product.h"
 
 namespace dyt {
 namespace {
@@ -20,16 +21,26 @@ using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
 
-// How the tensors of a convolution lie in memory. `packed` leaves the weights to oneDNN.
+enum class Work { forward, forward_adding, backward_data, backward_weights };
+
+// How the tensors of a convolution lie in memory. `packed` leaves the weights to oneDNN. With
+// `narrow`, the two tensors that are multiplied are bf16, and the third, their sums, f32.
 struct Layouts {
-  explicit Layouts(const ConvShape& s, bool with_bias)
-      : x({s.B, s.Cin, s.H, s.W}, memory::data_type::f32, memory::format_tag::nhwc),
-        y({s.B, s.Cout, s.Ho(), s.Wo()}, memory::data_type::f32, memory::format_tag::nhwc),
-        weight({s.Cout, s.Cin, s.K, s.K}, memory::data_type::f32, memory::format_tag::oihw),
-        packed({s.Cout, s.Cin, s.K, s.K}, memory::data_type::f32, memory::format_tag::any),
+  explicit Layouts(Work work, const ConvShape& s, bool with_bias, bool narrow)
+      : x({s.B, s.Cin, s.H, s.W}, type(narrow && work != Work::backward_data),
+          memory::format_tag::nhwc),
+        y({s.B, s.Cout, s.Ho(), s.Wo()},
+          type(narrow && (work == Work::backward_data || work == Work::backward_weights)),
+          memory::format_tag::nhwc),
+        weight({s.Cout, s.Cin, s.K, s.K}, type(false), memory::format_tag::oihw),
+        packed({s.Cout, s.Cin, s.K, s.K}, type(narrow && work != Work::backward_weights),
+               memory::format_tag::any),
         strides{s.stride, s.stride},
         padding{s.padding, s.padding} {
     if (with_bias) bias = {{s.Cout}, memory::data_type::f32, memory::format_tag::x};
+  }
+  static memory::data_type type(bool narrow) {
+    return narrow ? memory::data_type::bf16 : memory::data_type::f32;
   }
   memory::desc x, y, weight, packed, bias;
   memory::dims strides, padding;
@@ -72,12 +83,12 @@ struct Plan {
   dnnl::reorder reorder;
 };
 
-enum class Work { forward, forward_adding, backward_data, backward_weights };
-
-Plan make_plan(Work work, const ConvShape& s, bool with_bias) {
-  const Layouts l(s, with_bias);
-  const bool adds = work == Work::forward_adding;
-  const auto forward = forward_desc(l, adds ? adding() : dnnl::primitive_attr());
+Plan make_plan(Work work, const ConvShape& s, bool with_bias, bool narrow) {
+  const Layouts l(work, s, with_bias, narrow);
+  const bool adds = work == Work::forward_adding, backward = !adds && work != Work::forward;
+  // Of a convolution backward, its forward one is only a hint.
+  const auto forward = forward_desc(backward ? Layouts(Work::forward, s, with_bias, narrow) : l,
+                                    adds ? adding() : dnnl::primitive_attr());
   if (work == Work::forward || adds) {
     const memory::desc packed = forward.weights_desc();
     return {l, packed, Forward(forward), reorder(l.weight, packed)};
@@ -96,14 +107,14 @@ Plan make_plan(Work work, const ConvShape& s, bool with_bias) {
 
 // Making a plan compiles code, which takes milliseconds: it is kept for the next time. A primitive
 // is made for a number of threads.
-const Plan& plan_of(Work work, const ConvShape& s, bool with_bias) {
-  using Key = std::tuple<Work, bool, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                         int64_t, int64_t>;
+const Plan& plan_of(Work work, const ConvShape& s, bool with_bias, bool narrow) {
+  using Key = std::tuple<Work, bool, bool, int, int64_t, int64_t, int64_t, int64_t, int64_t,
+                         int64_t, int64_t, int64_t>;
   static std::map<Key, Plan> plans;
-  const Key key{work,     with_bias, omp_get_max_threads(), s.B, s.H, s.W, s.Cin, s.Cout, s.K,
-                s.stride, s.padding};
+  const Key key{work, with_bias, narrow,   omp_get_max_threads(), s.B, s.H, s.W, s.Cin, s.Cout,
+                s.K,  s.stride,  s.padding};
   auto found = plans.find(key);
-  if (found == plans.end()) found = plans.emplace(key, make_plan(work, s, with_bias)).first;
+  if (found == plans.end()) found = plans.emplace(key, make_plan(work, s, with_bias, narrow)).first;
   return found->second;
 }
 
@@ -127,11 +138,24 @@ memory pack(dnnl::stream& stream, const Plan& plan, const float* weight) {
   return packed;
 }
 
+bool multiplies_in_bf16() { return cpu_products() == DType::bf16 && has_bf16_instructions(); }
+
+// A factor as it is multiplied: itself, or rounded.
+const void* factor(Use use, const float* x, int64_t n) {
+  if (!multiplies_in_bf16()) return x;
+  bf16* const rounded = reinterpret_cast<bf16*>(scratch(use, size_t(n) * sizeof(bf16)));
+  round_to_bf16(rounded, x, n);
+  return rounded;
+}
+
+// In what follows, x and dy are factors where they are void.
+
 // y = x * weight + bias, added to what is there or not.
-void forward(float* y, bool add, const float* x, const float* weight, const float* bias,
+void forward(float* y, bool add, const void* x, const float* weight, const float* bias,
              const ConvShape& s) {
   with_stream(s, [&](dnnl::stream& stream) {
-    const Plan& plan = plan_of(add ? Work::forward_adding : Work::forward, s, bias != nullptr);
+    const Plan& plan = plan_of(add ? Work::forward_adding : Work::forward, s, bias != nullptr,
+                               multiplies_in_bf16());
     std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, at(plan.layouts.x, x)},
                                               {DNNL_ARG_WEIGHTS, pack(stream, plan, weight)},
                                               {DNNL_ARG_DST, at(plan.layouts.y, y)}};
@@ -142,7 +166,7 @@ void forward(float* y, bool add, const float* x, const float* weight, const floa
 
 // With stride 1, dx is a convolution itself, of dy with the channels of the weights exchanged and
 // the filters turned by 180 degrees. oneDNN 2 is faster at that, and can add to what is there.
-void backward_data_turned(float* dx, bool add, const float* dy, const float* weight,
+void backward_data_turned(float* dx, bool add, const void* dy, const float* weight,
                           const ConvShape& s) {
   const int64_t taps = s.K * s.K;
   float* turned = scratch(Use::turned_weight, size_t(s.Cin * s.Cout * taps) * sizeof(float));
@@ -176,20 +200,22 @@ int64_t images_at_once(const ConvShape& s) {
   return images < threads ? s.B : images;
 }
 
-void backward_data(float* dx, bool add, const float* dy, const float* weight,
-                   const ConvShape& all) {
+void backward_data(float* dx, bool add, const void* dy, const float* weight, const ConvShape& all) {
   ConvShape s = all;
   if (add) s.B = images_at_once(all);
   with_stream(s, [&](dnnl::stream& stream) {
-    const Plan& plan = plan_of(Work::backward_data, s, false);
+    const Plan& plan = plan_of(Work::backward_data, s, false, multiplies_in_bf16());
     const memory packed = pack(stream, plan, weight);
-    const int64_t in = s.H * s.W * s.Cin, out = s.Ho() * s.Wo() * s.Cout;  // numbers per image
+    const int64_t in = s.H * s.W * s.Cin;  // numbers per image
+    const size_t dy_bytes = plan.layouts.y.get_size() / size_t(s.B);
     float* sums = add ? scratch(Use::sums, size_t(s.B * in) * sizeof(float)) : nullptr;
     for (int64_t b = 0; b < all.B; b += s.B) {
       float* dx_b = dx + b * in;
-      plan.compute.execute(stream, {{DNNL_ARG_DIFF_DST, at(plan.layouts.y, dy + b * out)},
-                                    {DNNL_ARG_WEIGHTS, packed},
-                                    {DNNL_ARG_DIFF_SRC, at(plan.layouts.x, add ? sums : dx_b)}});
+      plan.compute.execute(
+          stream, {{DNNL_ARG_DIFF_DST,
+                    at(plan.layouts.y, static_cast<const char*>(dy) + size_t(b) * dy_bytes)},
+                   {DNNL_ARG_WEIGHTS, packed},
+                   {DNNL_ARG_DIFF_SRC, at(plan.layouts.x, add ? sums : dx_b)}});
       if (!add) continue;
       stream.wait();
 #pragma omp parallel for simd
@@ -198,10 +224,10 @@ void backward_data(float* dx, bool add, const float* dy, const float* weight,
   });
 }
 
-void backward_weights(float* dweight, float* dbias, const float* dy, const float* x,
+void backward_weights(float* dweight, float* dbias, const void* dy, const void* x,
                       const ConvShape& s) {
   with_stream(s, [&](dnnl::stream& stream) {
-    const Plan& plan = plan_of(Work::backward_weights, s, dbias != nullptr);
+    const Plan& plan = plan_of(Work::backward_weights, s, dbias != nullptr, multiplies_in_bf16());
     memory packed = at(plan.packed, scratch(Use::packed_weight, plan.packed.get_size()));
     float* bias_sums = scratch(Use::sums, size_t(s.Cout) * sizeof(float));
     std::unordered_map<int, memory> arguments{{DNNL_ARG_DIFF_DST, at(plan.layouts.y, dy)},
@@ -222,18 +248,20 @@ bool has_convolution_library() { return true; }
 
 void library_convolution(float* y, const float* x, const float* weight, const float* bias,
                          const ConvShape& s) {
-  forward(y, false, x, weight, bias, s);
+  forward(y, false, factor(Use::rounded_x, x, s.B * s.H * s.W * s.Cin), weight, bias, s);
 }
 
 void library_convolution_backward(float* dx, bool add, float* dweight, float* dbias,
                                   const float* dy, const float* x, const float* weight,
                                   const ConvShape& s) {
-  backward_weights(dweight, dbias, dy, x, s);
+  const void* const dy_factor = factor(Use::rounded_y, dy, s.B * s.Ho() * s.Wo() * s.Cout);
+  backward_weights(dweight, dbias, dy_factor, factor(Use::rounded_x, x, s.B * s.H * s.W * s.Cin),
+                   s);
   if (!dx) return;
   if (s.stride == 1 && s.padding < s.K) {
-    backward_data_turned(dx, add, dy, weight, s);
+    backward_data_turned(dx, add, dy_factor, weight, s);
   } else {
-    backward_data(dx, add, dy, weight, s);
+    backward_data(dx, add, dy_factor, weight, s);
   }
 }
 

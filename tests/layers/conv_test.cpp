@@ -2,7 +2,7 @@
 
 #include "layers/convolutions.h"
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -85,15 +85,26 @@ TEST(Conv, F32AgreesWithF64) {
   }
 }
 
+const Conv awkward[] = {
+    Conv{{2, 1, 1, 3}, 8, 3, 1, 1, true},  Conv{{2, 5, 7, 8}, 33, 3, 1, 1, true},
+    Conv{{1, 9, 7, 40}, 8, 3, 2, 1},       Conv{{2, 9, 5, 33}, 3, 2, 2, 0, true},
+    Conv{{2, 8, 8, 3}, 40, 4, 4, 0, true}, Conv{{1, 9, 9, 3}, 8, 7, 2, 3},
+    Conv{{2, 5, 7, 40}, 8, 1, 1, 0},       Conv{{2, 5, 7, 8}, 3, 1, 1, 0, true},
+    Conv{{2, 7, 5, 33}, 8, 1, 2, 0}};
+
 TEST(ConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
-  for (const Conv& c : {Conv{{2, 1, 1, 3}, 8, 3, 1, 1, true}, Conv{{2, 5, 7, 8}, 33, 3, 1, 1, true},
-                        Conv{{1, 9, 7, 40}, 8, 3, 2, 1}, Conv{{2, 9, 5, 33}, 3, 2, 2, 0, true},
-                        Conv{{2, 8, 8, 3}, 40, 4, 4, 0, true}, Conv{{1, 9, 9, 3}, 8, 7, 2, 3},
-                        Conv{{2, 5, 7, 40}, 8, 1, 1, 0}, Conv{{2, 5, 7, 8}, 3, 1, 1, 0, true},
-                        Conv{{2, 7, 5, 33}, 8, 1, 2, 0}}) {
+  for (const Conv& c : awkward) {
     check_kernels(conv_case(c));
   }
+}
+
+TEST(Conv, WithProductsInBf16AgreesWithF32) {
+  for (const Conv& c : awkward) check_bf16_on_the_cpu(conv_case(c));
+  check_bf16_on_the_cpu(conv_case({{3, 8, 8, 64}, 64, 3, 1, 1}));
+  check_bf16_on_the_cpu(conv_case({{3, 8, 8, 32}, 64, 3, 2, 1}));
+  check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 3, 3, 2, 1}));
+  check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 5, 1, 1, 0}));
 }
 
 TEST(ConvKernels, AddToAGradientThatIsThere) {

@@ -12,6 +12,7 @@
 #include "bench/numbers.h"
 #include "bench/yardsticks.h"
 #include "core/clock.h"
+#include "core/precision.h"
 #include "core/quantile.h"
 #include "training/adamw.h"
 
@@ -58,20 +59,16 @@ class Batch {
   std::vector<Tensor> tensors_;
 };
 
-DType precision_of(const BenchOptions& options, Device device) {
-  if (options.precision.empty()) return default_dtype(device);
-  return options.precision == "f32" ? DType::f32 : DType::bf16;
-}
-
 // The model in training, and what times it.
 class TrainBench {
  public:
   explicit TrainBench(const BenchOptions& options)
       : options_(options),
         device_(parse_device(options.device)),
+        precision_(choose_precision(options.precision, device_)),
         spec_(spec_of(options)),
         model_(spec_, parameters_),
-        tape_(device_, precision_of(options, device_)),
+        tape_(device_, precision_.activations),
         watch_(device_) {
     if (!batch_) batch_ = model_.language() ? 32 : 64;
     parameters_.allocate(device_, tape_.dtype(), 1);
@@ -100,7 +97,7 @@ class TrainBench {
             {"model", options_.model},
             {"norm", name_of(model_.norm().kind)},
             {"device", name_of(device_)},
-            {"dtype", name_of(tape_.dtype())},
+            {"dtype", name_of(precision_.of_run)},
             {"batch", batch_},
             {"parameters", parameters_.count()}};
   }
@@ -121,7 +118,7 @@ class TrainBench {
     const double middle = median(seconds), flops = step_flops(model_, batch_);
     std::printf("%s, batch %lld, %s %s: median %.2f ms a step (%.2f to %.2f), %.0f %s/s\n",
                 options_.model.c_str(), static_cast<long long>(batch_), name_of(device_),
-                name_of(tape_.dtype()), 1e3 * middle, 1e3 * quantile(seconds, 0),
+                name_of(precision_.of_run), 1e3 * middle, 1e3 * quantile(seconds, 0),
                 1e3 * quantile(seconds, 1), double(items()) / middle, item());
     if (flops > 0 && product_ > 0) {
       std::printf(
@@ -178,6 +175,7 @@ class TrainBench {
 
   const BenchOptions& options_;
   Device device_;
+  Precision precision_;
   int64_t batch_ = 0, step_ = 0;
   ModelSpec spec_;
   Parameters parameters_;

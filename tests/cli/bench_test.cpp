@@ -80,6 +80,14 @@ TEST_F(Cli, BenchTrainTellsStepsMemoryAndModelFlopUse) {
   EXPECT_NEAR(double(lines[1].at("images_per_s")) * seconds, 2, 1e-9);
 }
 
+TEST_F(Cli, BenchTrainTakesAPrecision) {
+  const Ran ran =
+      dyt("bench train vit_micro --device cpu --precision bf16 --batch 2 --steps 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.error;
+  EXPECT_EQ(lines_of(ran.out)[0].at("dtype"), "bf16");
+  expect_refusal("bench train vit_micro --device cpu --precision fp8", 2, "fp8");
+}
+
 TEST_F(Cli, BenchTrainByTurnsMeasuresOnlyWhenAsked) {
   const Ran ran = dyt("bench train vit_micro --device cpu --batch 1 --steps 1 --json --by-turns");
   EXPECT_EQ(ran.status, 0) << ran.error;

@@ -156,8 +156,8 @@ test:
 portable:
 	$(MAKE) NATIVE=0 BLAS=none CUDA=1 build-portable
 build-portable: $(BUILD)/dyt $(BUILD)/dyt_tests
-	cp $(BUILD)/dyt dyt_portable
-	cp $(BUILD)/dyt_tests dyt_portable_tests
+	strip -o dyt_portable $(BUILD)/dyt
+	strip -o dyt_portable_tests $(BUILD)/dyt_tests
 .PHONY: build-portable
 
 format:

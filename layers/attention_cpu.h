@@ -115,9 +115,16 @@ void product(T* c, int64_t ldc, int64_t M, int64_t N, int64_t K, const T* a, int
 // to (rows, pad(D)) = from (rows, D), a head's rows as a product wants them on its right.
 template <class T>
 void pack_rows(T* to, const T* from, int64_t stride, int64_t rows, int64_t D) {
+  typedef T Vector __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+  constexpr int L = lanes<T>;
   for (int64_t t = 0; t < rows; ++t, from += stride, to += pad<T>(D)) {
-    std::copy_n(from, D, to);
-    std::fill(to + D, to + pad<T>(D), T(0));
+    int64_t d = 0;
+    for (; d + L <= D; d += L) {  // in registers: for so few numbers, a call to memcpy takes longer
+      Vector x = *reinterpret_cast<const Vector*>(from + d);
+      in_register(x);
+      *reinterpret_cast<Vector*>(to + d) = x;
+    }
+    for (; d < pad<T>(D); ++d) to[d] = d < D ? from[d] : T(0);
   }
 }
 // to (D, ld), its first `columns` columns: the same, transposed.

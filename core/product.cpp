@@ -1,5 +1,6 @@
 #include "core/product.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "core/bf16_cpu.h"
@@ -9,7 +10,6 @@
 
 #include <omp.h>
 
-#include <algorithm>
 #include <map>
 #include <tuple>
 #include <unordered_map>
@@ -206,8 +206,11 @@ void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, 
 }
 
 void round_to_bf16(bf16* to, const float* from, int64_t n) {
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < n; ++i) cpu::put(to[i], from[i]);
+  constexpr int64_t part = 4096;
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < n; first += part) {
+    cpu::put_row(to + first, std::min(part, n - first), [&](int64_t i) { return from[first + i]; });
+  }
 }
 
 }  // namespace dyt

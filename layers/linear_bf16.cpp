@@ -55,8 +55,7 @@ void gelu_of(bf16* y, const bf16* h, int64_t rows, int64_t C) {
 #pragma omp parallel for
   for (int64_t r = 0; r < rows; ++r) {
     cpu::prefetch(h + (r + 1) * C, C);
-#pragma omp simd
-    for (int64_t c = 0; c < C; ++c) cpu::put(y[r * C + c], gelu_value<kind>(float(h[r * C + c])));
+    cpu::put_row(y + r * C, C, [&](int64_t c) { return gelu_value<kind>(float(h[r * C + c])); });
   }
 }
 
@@ -67,12 +66,11 @@ void gelu_backward(bf16* dy, float* dbias, const bf16* h, int64_t rows, int64_t 
     for (int64_t r = begin; r < end; ++r) {
       cpu::prefetch(h + (r + 1) * C, C);
       cpu::prefetch(dy + (r + 1) * C, C);
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) {
+      cpu::put_row(dy + r * C, C, [&](int64_t c) {
         const float dh = float(dy[r * C + c]) * gelu_slope<kind>(float(h[r * C + c]));
-        cpu::put(dy[r * C + c], dh);
         partial[c] += dh;
-      }
+        return dh;
+      });
     }
   });
 }
@@ -98,11 +96,10 @@ void round_and_sum(bf16* to, float* dbias, const float* dy, int64_t rows, int64_
   sum_over_rows(dbias, C, rows, [&](int64_t begin, int64_t end, float* partial) {
     for (int64_t r = begin; r < end; ++r) {
       cpu::prefetch(dy + (r + 1) * C, C);
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) {
-        cpu::put(to[r * C + c], dy[r * C + c]);
+      cpu::put_row(to + r * C, C, [&](int64_t c) {
         partial[c] += dy[r * C + c];
-      }
+        return dy[r * C + c];
+      });
     }
   });
 }

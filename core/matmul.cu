@@ -1,17 +1,14 @@
+// Matrix products on the CPU. Those on the GPU are in matmul_gpu.cu.
+#include <string>
 #include <vector>
 
-#include "core/launch.h"
+#include "core/error.h"
 #include "core/matmul.h"
+#include "core/matmul_gpu.h"
 #include "core/product.h"
 
 #if defined(DYT_ONEDNN)
 #include <dnnl.h>
-#endif
-#if !defined(DYT_EMULATED)
-#include <cublasLt.h>
-
-#include <map>
-#include <tuple>
 #endif
 
 namespace dyt {
@@ -96,116 +93,6 @@ void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const bf16* a
                   c);
 }
 
-#if defined(DYT_EMULATED)
-
-template <class T>
-std::vector<float> to_floats(const T* data, int64_t n) {
-  std::vector<float> result(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) result[size_t(i)] = float(data[i]);
-  return result;
-}
-
-// The emulated device has no cuBLASLt: the product is done in f32 on the host.
-template <class T, class TC>
-void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
-                float beta, TC* c) {
-  const emulator::DeviceAccess access;
-  const std::vector<float> fa = to_floats(a, m * k), fb = to_floats(b, k * n);
-  std::vector<float> fc = beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m * n);
-  matmul_cpu(op_a, op_b, m, n, k, fa.data(), fb.data(), beta, fc.data());
-  for (int64_t i = 0; i < m * n; ++i) c[i] = TC(fc[size_t(i)]);
-}
-
-#else
-
-void check_cublas(cublasStatus_t status, const char* what) {
-  require(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt ", what, ": ",
-          cublasLtGetStatusString(status));
-}
-
-// A product as cuBLASLt wants it described, with the algorithm it chose; kept for the next time.
-struct Plan {
-  cublasLtMatmulDesc_t op;
-  cublasLtMatrixLayout_t a, b, c;
-  cublasLtMatmulAlgo_t algorithm;
-};
-
-template <class T>
-constexpr cudaDataType_t cuda_type = CUDA_R_32F;
-template <>
-constexpr cudaDataType_t cuda_type<bf16> = CUDA_R_16BF;
-
-constexpr size_t workspace_bytes = size_t(32) << 20;
-
-cublasLtHandle_t cublas_handle() {
-  static const cublasLtHandle_t handle = [] {
-    cublasLtHandle_t created;
-    check_cublas(cublasLtCreate(&created), "create");
-    return created;
-  }();
-  return handle;
-}
-
-// cuBLASLt counts columns first, so it is told of the transposes: C' (n, m) = op(B)' op(A)'.
-template <class T, class TC>
-Plan make_plan(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k) {
-  Plan plan;
-  const auto name = [](Op op) { return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T; };
-  const cublasOperation_t first = name(op_b), second = name(op_a);
-  check_cublas(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe");
-  check_cublas(
-      cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first),
-      "describe");
-  check_cublas(
-      cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
-      "describe");
-  const auto layout = [](cublasLtMatrixLayout_t* l, cudaDataType_t type, int64_t r, int64_t cols) {
-    check_cublas(cublasLtMatrixLayoutCreate(l, type, uint64_t(r), uint64_t(cols), r), "layout");
-  };
-  layout(&plan.a, cuda_type<T>, op_b == Op::none ? n : k, op_b == Op::none ? k : n);
-  layout(&plan.b, cuda_type<T>, op_a == Op::none ? k : m, op_a == Op::none ? m : k);
-  layout(&plan.c, cuda_type<TC>, n, m);
-  cublasLtMatmulPreference_t preference;
-  check_cublas(cublasLtMatmulPreferenceCreate(&preference), "preference");
-  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-    check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
-                 "preference");
-  };
-  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
-  for (auto attribute :
-       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-    prefer(attribute, uint32_t(16));
-  }
-  cublasLtMatmulHeuristicResult_t result{};
-  int found = 0;
-  check_cublas(cublasLtMatmulAlgoGetHeuristic(cublas_handle(), plan.op, plan.a, plan.b, plan.c,
-                                              plan.c, preference, 1, &result, &found),
-               "heuristic");
-  cublasLtMatmulPreferenceDestroy(preference);
-  require(found > 0, "cuBLASLt has no algorithm for a product (", m, ", ", n, ", ", k, ")");
-  plan.algorithm = result.algo;
-  return plan;
-}
-
-template <class T, class TC>
-void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
-                float beta, TC* c) {
-  static std::map<std::tuple<Op, Op, int64_t, int64_t, int64_t>, Plan> plans;
-  static const Buffer workspace(Device::cuda, workspace_bytes);
-  const auto key = std::make_tuple(op_a, op_b, m, n, k);
-  auto found = plans.find(key);
-  if (found == plans.end()) found = plans.emplace(key, make_plan<T, TC>(op_a, op_b, m, n, k)).first;
-  const Plan& plan = found->second;
-  const float one = 1;
-  check_cublas(
-      cublasLtMatmul(cublas_handle(), plan.op, &one, b, plan.a, a, plan.b, &beta, c, plan.c, c,
-                     plan.c, &plan.algorithm, workspace.data(), workspace_bytes, stream()),
-      "matmul");
-}
-
-#endif
-
 }  // namespace
 
 template <class T, class TC>
@@ -244,11 +131,7 @@ const char* matmul_library(Device device) {
     return std::string("own loops (built with BLAS=none)");
 #endif
   }();
-#if defined(DYT_EMULATED)
-  static const std::string gpu = "host loops standing in for cuBLASLt";
-#else
-  static const std::string gpu = "cuBLASLt " + std::to_string(cublasLtGetVersion());
-#endif
+  static const std::string gpu = matmul_gpu_library();
   return (device == Device::cpu ? cpu : gpu).c_str();
 }
 

@@ -10,273 +10,22 @@
 //       dx = dh weight        dweight = dh' x        dbias = sum over rows of dh
 //
 //     Almost all of a Transformer's arithmetic is in these three products, 6 rows Cin Cout
-//     operations a step, and a library does them. What is left to us is what goes around them: bias
-//     and residual are written into y first, and the product adds to it, unless the library adds
-//     them itself; on the GPU a bias before GELU is added in the same pass; and the backward pass
-//     computes dh and its column sums while the numbers are in registers. dh takes the place of dy:
-//     nobody reads dy after this op's closure.
-#include "core/dispatch.h"
+//     operations a step, and a library does them. What is left to us is what goes around them. The
+//     library adds bias and residual before it writes y, and on the GPU also applies GELU, if it is
+//     the tanh formula: that is what cuBLASLt's GELU is. Where it can't, bias and residual are
+//     written into y first, and the product adds to it; and GELU by the error function is a pass of
+//     our own, which adds the bias on its way. The backward pass computes dh and its column sums
+//     while the numbers are in registers. dh takes the place of dy: nobody reads dy after this op's
+//     closure. A linear_gelu that another linear follows is mlp.cu's.
+//
+// (2), (3) The CPU loops and the kernels are in linear_passes.h.
 #include "core/gradient.h"
-#include "core/kernel.h"
-#include "core/matmul.h"
-#include "core/product.h"
-#include "core/reduce.h"
-#include "layers/gelu.h"
-#include "layers/layers.h"
 #include "layers/linear_bf16.h"
+#include "layers/linear_passes.h"
 
 namespace dyt {
-namespace {
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
-
-// y = residual + bias, whichever there are; bias is the same in every row.
-template <class T>
-void start_cpu(T* y, const T* residual, const T* bias, int64_t rows, int64_t C) {
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-#pragma omp simd
-    for (int64_t c = 0; c < C; ++c) {
-      y[r * C + c] = (residual ? residual[r * C + c] : T(0)) + (bias ? bias[c] : T(0));
-    }
-  }
-}
-
-// y = gelu(h)
-template <Gelu kind, class T>
-void gelu_of_rows_cpu(T* y, const T* h, int64_t rows, int64_t C) {
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    cpu::prefetch(h + (r + 1) * C, C);
-#pragma omp simd
-    for (int64_t c = 0; c < C; ++c) y[r * C + c] = gelu_value<kind>(h[r * C + c]);
-  }
-}
-
-// Rows at a time in linear_gelu: their h is to stay in the second-level cache between the product
-// that writes it and GELU.
-inline int64_t gelu_rows_at_once(int64_t C) {
-  constexpr int64_t numbers = int64_t(1) << 19;
-  return std::max<int64_t>(64, numbers / C / 64 * 64);
-}
-
-// dbias += column sums of dy.
-template <class T>
-void bias_backward_cpu(T* dbias, const T* dy, int64_t rows, int64_t C) {
-  sum_over_rows(dbias, C, rows, [&](int64_t begin, int64_t end, T* partial) {
-    for (int64_t r = begin; r < end; ++r) {
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) partial[c] += dy[r * C + c];
-    }
-  });
-}
-
-// dh = dy * gelu'(h) in the place of dy; dbias += column sums of dh.
-template <Gelu kind, class T>
-void gelu_bias_backward_cpu(T* dy, T* dbias, const T* h, int64_t rows, int64_t C) {
-  sum_over_rows(dbias, C, rows, [&](int64_t begin, int64_t end, T* partial) {
-    for (int64_t r = begin; r < end; ++r) {
-      cpu::prefetch(h + (r + 1) * C, C);
-      cpu::prefetch(dy + (r + 1) * C, C);
-#pragma omp simd
-      for (int64_t c = 0; c < C; ++c) {
-        const T dh = dy[r * C + c] * gelu_slope<kind>(h[r * C + c]);
-        dy[r * C + c] = dh;
-        partial[c] += dh;
-      }
-    }
-  });
-}
-
-// (3) The kernels
-// ----------------------------------------------------------------------------------
-
-// y = residual + bias: one thread per pack of V channels. 2 bytes written per element in bf16, and
-// 2 read with a residual.
-template <int V, class T>
-__global__ void start_kernel(T* y, const T* residual, const float* bias, unsigned packs,
-                             unsigned packs_per_row) {
-  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
-  if (p >= packs) return;
-  const unsigned c = p % packs_per_row * V;
-  Pack<T, V> out;
-  if (residual) out = load<V>(residual + size_t(p) * V);
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    out.v[i] = T((residual ? float(out.v[i]) : 0.0f) + (bias ? bias[c + i] : 0.0f));
-  }
-  store<V>(y + size_t(p) * V, out);
-}
-
-// h += bias, y = gelu(h): one thread per pack, 6 bytes moved per element in bf16.
-template <Gelu kind, int V, class T>
-__global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
-                                 unsigned packs_per_row) {
-  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
-  if (p >= packs) return;
-  const unsigned c = p % packs_per_row * V;
-  Pack<T, V> pre = load<V>(h + size_t(p) * V);
-  Pack<T, V> out;
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    pre.v[i] = T(float(pre.v[i]) + bias[c + i]);
-    out.v[i] = T(gelu_value<kind>(float(pre.v[i])));  // of h as it is kept
-  }
-  store<V>(h + size_t(p) * V, pre);
-  store<V>(y + size_t(p) * V, out);
-}
-
-// Column sums of dy, and with `h` the gradient of GELU in front of them, dy *= gelu'(h). A block of
-// 32 x 8 threads owns 32 packs of channels and every (8 gridDim.y)-th row, keeps its sums in
-// registers, and writes one partial sum per channel. Moves 2 bytes per element in bf16, 6 with
-// GELU.
-template <Gelu kind, bool with_gelu, int V, class T>
-__global__ void __launch_bounds__(256)
-    bias_backward_kernel(T* dy, float* partials, const T* h, int64_t rows, int64_t C) {
-  SHARED(float, tile, [8][32 * V]);
-  const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
-  float sums[V] = {};
-  if (c < C) {
-    for (int64_t r = blockIdx.y * 8 + threadIdx.y; r < rows; r += gridDim.y * 8) {
-      Pack<T, V> up = load<V>(dy + r * C + c);
-      Pack<T, V> in;
-      if (with_gelu) in = load<V>(h + r * C + c);
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        float d = up.v[i];
-        if (with_gelu) up.v[i] = T(d *= gelu_slope<kind>(float(in.v[i])));
-        sums[i] += d;
-      }
-      if (with_gelu) store<V>(dy + r * C + c, up);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < V; ++i) tile[threadIdx.y][i * 32 + threadIdx.x] = sums[i];
-  __syncthreads();
-  for (int k = int(threadIdx.y * 32 + threadIdx.x); k < 32 * V; k += 256) {
-    float sum = 0;
-    for (int y = 0; y < 8; ++y) sum += tile[y][k];
-    const int64_t channel = (int64_t(blockIdx.x) * 32 + k % 32) * V + k / 32;
-    if (channel < C) partials[blockIdx.y * C + channel] = sum;
-  }
-}
-
-template <class T>
-void start_gpu(T* y, const T* residual, const float* bias, int64_t rows, int64_t C) {
-  constexpr int full = 16 / sizeof(T);
-  const int V = vector_width<T>(C);
-  const int64_t packs = rows * C / V;
-  require(packs < (int64_t(1) << 32), "linear: too many elements for one kernel: ", rows * C);
-  launch(V == full ? start_kernel<full, T> : start_kernel<1, T>, blocks_for(packs, 256), 256)(
-      y, residual, bias, unsigned(packs), unsigned(C / V));
-}
-
-template <Gelu kind, class T>
-void bias_gelu_forward_gpu(T* y, T* h, const float* bias, int64_t rows, int64_t C) {
-  constexpr int full = 16 / sizeof(T);
-  const int V = vector_width<T>(C);
-  const int64_t packs = rows * C / V;
-  require(packs < (int64_t(1) << 32), "linear: too many elements for one kernel: ", rows * C);
-  launch(V == full ? bias_gelu_kernel<kind, full, T> : bias_gelu_kernel<kind, 1, T>,
-         blocks_for(packs, 256), 256)(y, h, bias, unsigned(packs), unsigned(C / V));
-}
-
-template <Gelu kind, bool with_gelu, class T>
-void bias_backward_gpu(Tape& tape, T* dy, float* dbias, const T* h, int64_t rows, int64_t C) {
-  constexpr int full = 16 / sizeof(T);
-  const int V = vector_width<T>(C);
-  const unsigned columns = blocks_for(C, 32 * V);
-  const unsigned parts = unsigned(row_parts(rows, columns, 32));
-  float* partials = tape.scratch<float>(parts * C);
-  const auto kernel = V == full ? bias_backward_kernel<kind, with_gelu, full, T>
-                                : bias_backward_kernel<kind, with_gelu, 1, T>;
-  launch(kernel, dim3(columns, parts), dim3(32, 8))(dy, partials, h, rows, C);
-  add_partials_gpu(dbias, partials, parts, C);
-}
-
-// (4) The ops
-// --------------------------------------------------------------------------------------
-
-Shape output_shape(const Tensor& x, const Parameter& weight, const Parameter* bias) {
-  require(weight.shape.rank() == 2 && weight.shape[1] == x.channels(), "linear: weight ",
-          weight.name, " ", weight.shape.text(), " does not take ", x.channels(), " channels");
-  require(!bias || bias->size() == weight.shape[0], "linear: bias ", bias ? bias->name : "",
-          " does not fit weight ", weight.shape.text());
-  Shape shape = x.shape;
-  shape[-1] = weight.shape[0];
-  return shape;
-}
-
-// y = residual + bias + x weight'
-template <class T>
-void linear_forward(Tape& tape, T* y, const T* x, int64_t rows, const Parameter& weight,
-                    const Parameter* bias, const T* residual) {
-  const int64_t Cin = weight.shape[1], Cout = weight.shape[0];
-  const bool started = bias || residual;
-  if constexpr (std::is_same_v<T, float>) {
-    const Product p{.op_b = Op::transpose,
-                    .m = rows,
-                    .n = Cout,
-                    .k = Cin,
-                    .bias = values_of<T>(bias),
-                    .residual = residual};
-    if (tape.on_cpu() && has_library_product(p)) {
-      return library_product(p, x, weight.as<T>(), y);
-    }
-  }
-  if constexpr (cpu_computes<T>) {
-    if (started && tape.on_cpu()) start_cpu(y, residual, values_of<T>(bias), rows, Cout);
-  }
-  if constexpr (gpu_computes<T>) {
-    if (started && !tape.on_cpu()) start_gpu(y, residual, values_of<T>(bias), rows, Cout);
-  }
-  matmul(tape.device(), Op::none, Op::transpose, rows, Cout, Cin, x, weight.as<T>(),
-         started ? 1.0f : 0.0f, y);
-}
-
-// dweight += dy' x;  dx = dy weight, or added to
-template <class T>
-void linear_backward(Tape& tape, const T* dy, const Tensor& x, const Parameter& weight) {
-  const int64_t rows = x.rows(), Cin = x.channels(), Cout = weight.shape[0];
-  matmul(tape.device(), Op::transpose, Op::none, Cout, Cin, rows, dy, x.as<T>(), 1.0f,
-         gradient_of<T>(&weight));
-  if (const auto dx = tape.gradient<T>(x)) {
-    matmul(tape.device(), Op::none, Op::none, rows, Cin, Cout, dy, weight.as<T>(),
-           dx.add ? 1.0f : 0.0f, dx.data);
-  }
-}
-
-// h = x weight' + bias;  y = gelu(h)
-template <Gelu kind, class T>
-void linear_gelu_forward(Tape& tape, T* y, T* h, const T* x, int64_t rows, const Parameter& weight,
-                         const Parameter& bias) {
-  const int64_t Cin = weight.shape[1], Cout = weight.shape[0];
-  if constexpr (cpu_computes<T>) {
-    const int64_t at_once = gelu_rows_at_once(Cout);
-    for (int64_t first = 0; tape.on_cpu() && first < rows; first += at_once) {
-      const int64_t n = std::min(at_once, rows - first);
-      linear_forward<T>(tape, h + first * Cout, x + first * Cin, n, weight, &bias, nullptr);
-      gelu_of_rows_cpu<kind>(y + first * Cout, h + first * Cout, n, Cout);
-    }
-  }
-  if constexpr (gpu_computes<T>) {
-    if (tape.on_cpu()) return;
-    linear_forward<T>(tape, h, x, rows, weight, nullptr, nullptr);  // the bias follows
-    bias_gelu_forward_gpu<kind>(y, h, values_of<T>(&bias), rows, Cout);
-  }
-}
-
-template <class F>
-void with_gelu(Gelu kind, F&& body) {
-  if (kind == Gelu::erf) {
-    body(std::integral_constant<Gelu, Gelu::erf>{});
-  } else {
-    body(std::integral_constant<Gelu, Gelu::tanh>{});
-  }
-}
-
-}  // namespace
+// (4) The ops -------------------------------------------------------------------------------------
 
 Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter* bias,
               const Tensor* residual) {
@@ -295,20 +44,12 @@ Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parame
                       residual ? r.as<T>() : nullptr);
   });
   tape.record(y, [=, &tape] {
-    const int64_t rows = y.rows(), C = y.channels();
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       const T* dy = tape.gradient_of_output<T>(y);
-      if constexpr (cpu_computes<T>) {
-        if (bias && tape.on_cpu()) bias_backward_cpu(gradient_of<T>(bias), dy, rows, C);
-      }
-      if constexpr (gpu_computes<T>) {
-        if (bias && !tape.on_cpu()) {
-          bias_backward_gpu<Gelu::erf, false>(tape, const_cast<T*>(dy), gradient_of<T>(bias),
-                                              static_cast<const T*>(nullptr), rows, C);
-        }
-      }
-      linear_backward(tape, dy, x, *w);
+      bias_backward(tape, dy, bias, y.rows(), y.channels());
+      weight_backward(tape, dy, x, *w);
+      input_backward(tape, dy, x, *w);
     });
     if (r.data) add_gradient(tape, y, r);
   });
@@ -336,17 +77,9 @@ Tensor linear_gelu(Tape& tape, const Tensor& x, const Parameter& weight, const P
       on_either(tape, x.dtype, [&](auto t) {
         using T = decltype(t);
         T* dy = static_cast<T*>(y.grad->data);
-        if constexpr (cpu_computes<T>) {
-          if (tape.on_cpu()) {
-            gelu_bias_backward_cpu<g()>(dy, gradient_of<T>(b), h.as<T>(), rows, C);
-          }
-        }
-        if constexpr (gpu_computes<T>) {
-          if (!tape.on_cpu()) {
-            bias_backward_gpu<g(), true>(tape, dy, gradient_of<T>(b), h.as<T>(), rows, C);
-          }
-        }
-        linear_backward(tape, static_cast<const T*>(dy), x, *w);
+        gelu_backward<g()>(tape, dy, h.as<T>(), *b, rows, C);
+        weight_backward<T>(tape, dy, x, *w);
+        input_backward<T>(tape, dy, x, *w);
       });
     });
   });

@@ -72,9 +72,9 @@ Tensor ConvNeXt::block_forward(Tape& tape, const Block& b, const Tensor& x) cons
   const bool drops = b.drop_path > 0 && tape.training;
   Tensor y = depthwise_conv(tape, x, *b.conv_weight, b.conv_bias);
   y = b.norm(tape, y);
-  y = linear_gelu(tape, y, *b.fc1_weight, *b.fc1_bias);
   // The residual is added by whatever op comes last.
-  y = linear(tape, y, *b.fc2_weight, b.fc2_bias, !b.gamma && !drops ? &x : nullptr);
+  y = mlp(tape, y, {b.fc1_weight, b.fc1_bias, b.fc2_weight, b.fc2_bias}, Gelu::erf,
+          !b.gamma && !drops ? &x : nullptr);
   if (b.gamma) y = layer_scale(tape, y, *b.gamma, !drops ? &x : nullptr);
   return drops ? residual_add(tape, x, y, b.drop_path) : y;
 }

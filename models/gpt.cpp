@@ -135,9 +135,10 @@ Tensor GPT::attention_branch(Tape& tape, int i, const Tensor& x, const Tensor* r
 
 Tensor GPT::mlp_branch(Tape& tape, int i, const Tensor& x, const Tensor* residual) const {
   const Block& b = blocks_[size_t(i)];
-  const Tensor hidden = config_.style == GPTStyle::gpt2
-                            ? linear_gelu(tape, x, *b.in_weight, *b.in_bias, Gelu::tanh)
-                            : swiglu(tape, linear(tape, x, *b.in_weight, nullptr));
+  if (config_.style == GPTStyle::gpt2) {
+    return mlp(tape, x, {b.in_weight, b.in_bias, b.out_weight, b.out_bias}, Gelu::tanh, residual);
+  }
+  const Tensor hidden = swiglu(tape, linear(tape, x, *b.in_weight, nullptr));
   return linear(tape, hidden, *b.out_weight, b.out_bias, residual);
 }
 

@@ -59,8 +59,7 @@ Tensor ViT::attention_branch(Tape& tape, const Block& b, const Tensor& x,
 }
 
 Tensor ViT::mlp_branch(Tape& tape, const Block& b, const Tensor& x, const Tensor* residual) const {
-  const Tensor hidden = linear_gelu(tape, x, *b.fc1_weight, *b.fc1_bias);
-  return linear(tape, hidden, *b.fc2_weight, b.fc2_bias, residual);
+  return mlp(tape, x, {b.fc1_weight, b.fc1_bias, b.fc2_weight, b.fc2_bias}, Gelu::erf, residual);
 }
 
 Tensor ViT::block_forward(Tape& tape, const Block& b, const Tensor& x) const {

@@ -87,6 +87,8 @@ std::string describe(Device device) {
   return "CUDA kernels run thread by thread on the CPU";
 }
 
+int multiprocessors() { return 4; }
+
 void* device_allocate(Device device, size_t bytes) {
   return device == Device::cpu ? host_allocate(bytes) : emulator::allocate(bytes);
 }
@@ -161,6 +163,15 @@ cudaStream_t stream() {
     return created;
   }();
   return s;
+}
+
+int multiprocessors() {
+  static const int count = [] {
+    int found = 0;
+    check_cuda(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, 0));
+    return found;
+  }();
+  return count;
 }
 
 void* device_allocate(Device device, size_t bytes) {

@@ -73,6 +73,10 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
 
 namespace dyt {
 
+// The SMs of the GPU; 4 in the emulator. Sums over rows are cut into parts by it, so their bits may
+// differ between kinds of GPU.
+int multiprocessors();
+
 // Blocks needed to give each of n items to one of `per_block` places.
 inline unsigned blocks_for(int64_t n, int64_t per_block) {
   return unsigned((n + per_block - 1) / per_block);

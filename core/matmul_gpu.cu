@@ -14,9 +14,9 @@
 //   - GELU. cuBLASLt's is the tanh formula, Gelu::tanh. Before Hopper the kernels that end in it
 //     are slower than a product and a pass of our own (measured in llm.c, pull request 653), so
 //     there they are not used.
+#include <cmath>
 #include <vector>
 
-#include "core/gelu.h"
 #include "core/launch.h"
 #include "core/matmul_gpu.h"
 
@@ -45,23 +45,37 @@ bool has_h_rows(const Epilogue<T>& e, int64_t n) {
 
 namespace {
 
+// Of a matrix (rows, columns), rows `row` apart.
 template <class T>
-std::vector<float> to_floats(const T* data, int64_t n) {
-  std::vector<float> result(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) result[size_t(i)] = float(data[i]);
+std::vector<float> to_floats(const T* data, int64_t rows, int64_t columns, int64_t row) {
+  std::vector<float> result(static_cast<size_t>(rows * columns));
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    result[size_t(i)] = float(data[i / columns * row + i % columns]);
+  }
   return result;
+}
+
+// GELU's tanh formula (layers/gelu.cu), as the library has it.
+float gelu_value(float x) {
+  return 0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+float gelu_slope(float x) {
+  const float t = std::tanh(0.79788456f * (x + 0.044715f * x * x * x));
+  return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.79788456f * (1 + 0.134145f * x * x);
 }
 
 }  // namespace
 
 template <class T, class TC>
-void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
-                float beta, TC* c) {
+void matmul_with_rows(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row,
+                      const T* b, float beta, TC* c, int64_t c_row) {
   const emulator::DeviceAccess access;
-  const std::vector<float> fa = to_floats(a, m * k), fb = to_floats(b, k * n);
-  std::vector<float> fc = beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m * n);
+  const std::vector<float> fa =
+      to_floats(a, op_a == Op::none ? m : k, op_a == Op::none ? k : m, a_row);
+  const std::vector<float> fb = to_floats(b, k, n, n);
+  std::vector<float> fc = beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m, n, c_row);
   matmul(Device::cpu, op_a, op_b, m, n, k, fa.data(), fb.data(), beta, fc.data());
-  for (int64_t i = 0; i < m * n; ++i) c[i] = TC(fc[size_t(i)]);
+  for (int64_t i = 0; i < m * n; ++i) c[i / n * c_row + i % n] = TC(fc[size_t(i)]);
 }
 
 template <class T>
@@ -69,7 +83,7 @@ bool matmul_with_epilogue(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
                           T* d, const Epilogue<T>& e) {
   if (!has_h_rows(e, n)) return false;
   const emulator::DeviceAccess access;
-  const std::vector<float> fa = to_floats(a, m * k), fb = to_floats(b, k * n);
+  const std::vector<float> fa = to_floats(a, m, k, k), fb = to_floats(b, k, n, n);
   std::vector<float> product(size_t(m * n));
   matmul(Device::cpu, op_a, op_b, m, n, k, fa.data(), fb.data(), 0.0f, product.data());
   for (int64_t i = 0; i < m * n; ++i) {
@@ -78,9 +92,9 @@ bool matmul_with_epilogue(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
     if (e.add) v += float(e.add[i]);
     if (e.after == After::gelu) {
       e.h[i] = T(v);
-      v = gelu_value<Gelu::tanh>(v);
+      v = gelu_value(v);
     }
-    if (e.after == After::gelu_slope) v *= gelu_slope<Gelu::tanh>(float(e.h[i]));
+    if (e.after == After::gelu_slope) v *= gelu_slope(float(e.h[i]));
     d[i] = T(v);
   }
   return true;
@@ -123,7 +137,7 @@ constexpr cudaDataType_t cuda_type<bf16> = CUDA_R_16BF;
 template <class T, class TD>
 struct Call {
   Op op_a, op_b;
-  int64_t m, n, k;
+  int64_t m, n, k, a_row, c_row;  // rows of A, and of C and D, lie so far apart
   const T *a, *b;
   TD* d;
   const TD* c;
@@ -183,8 +197,9 @@ template <class T, class TD>
 Plan describe(const Call<T, TD>& call) {
   Plan plan;
   const auto transposed = [](Op op) { return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T; };
-  const auto layout = [](cublasLtMatrixLayout_t* l, cudaDataType_t type, int64_t r, int64_t cols) {
-    check_cublas(cublasLtMatrixLayoutCreate(l, type, uint64_t(r), uint64_t(cols), r), "layout");
+  const auto layout = [](cublasLtMatrixLayout_t* l, cudaDataType_t type, int64_t r, int64_t cols,
+                         int64_t apart) {
+    check_cublas(cublasLtMatrixLayoutCreate(l, type, uint64_t(r), uint64_t(cols), apart), "layout");
   };
   const int64_t m = call.m, n = call.n, k = call.k;
   check_cublas(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe");
@@ -193,9 +208,10 @@ Plan describe(const Call<T, TD>& call) {
   set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(call.bias, call.after));
   if (call.h) set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, n);
   set_addresses(plan, call);
-  layout(&plan.a, cuda_type<T>, call.op_b == Op::none ? n : k, call.op_b == Op::none ? k : n);
-  layout(&plan.b, cuda_type<T>, call.op_a == Op::none ? k : m, call.op_a == Op::none ? m : k);
-  layout(&plan.c, cuda_type<TD>, n, m);
+  const int64_t b_row = call.op_b == Op::none ? n : k, a_columns = call.op_a == Op::none ? k : m;
+  layout(&plan.a, cuda_type<T>, b_row, call.op_b == Op::none ? k : n, b_row);
+  layout(&plan.b, cuda_type<T>, a_columns, call.op_a == Op::none ? m : k, call.a_row);
+  layout(&plan.c, cuda_type<TD>, n, m, call.c_row);
   return plan;
 }
 
@@ -272,7 +288,7 @@ float time_of(const Plan& plan, const Algorithm& algorithm, const Call<T, TD>& c
 // Puts the fastest first.
 template <class T, class TD>
 void tune(Plan& plan, const Call<T, TD>& call) {
-  const Buffer d(Device::cuda, size_t(call.m * call.n) * sizeof(TD));
+  const Buffer d(Device::cuda, size_t(call.m * call.c_row) * sizeof(TD));
   std::array<cudaEvent_t, 2> events;
   for (cudaEvent_t& event : events) check_cuda(cudaEventCreate(&event));
   std::vector<float> times;
@@ -294,7 +310,7 @@ Plan make_plan(const Call<T, TD>& call) {
 
 template <class T, class TD>
 Plan& plan_of(const Call<T, TD>& call) {
-  using Key = std::array<int64_t, 12>;
+  using Key = std::array<int64_t, 14>;
   static std::map<Key, Plan> plans;
   const int64_t added = call.beta == 0 ? 0 : call.c == call.d ? 1 : 2;
   const Key key{int64_t(call.op_a),
@@ -302,6 +318,8 @@ Plan& plan_of(const Call<T, TD>& call) {
                 call.m,
                 call.n,
                 call.k,
+                call.a_row,
+                call.c_row,
                 added,
                 call.bias != nullptr,
                 int64_t(call.after),
@@ -343,9 +361,9 @@ bool hopper() {
 }  // namespace
 
 template <class T, class TC>
-void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
-                float beta, TC* c) {
-  const Call<T, TC> call{op_a, op_b, m, n, k, a, b, c, c, beta};
+void matmul_with_rows(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row,
+                      const T* b, float beta, TC* c, int64_t c_row) {
+  const Call<T, TC> call{op_a, op_b, m, n, k, a_row, c_row, a, b, c, c, beta};
   require(compute(call), "cuBLASLt has no algorithm for a product (", m, ", ", n, ", ", k, ")");
 }
 
@@ -358,6 +376,8 @@ bool matmul_with_epilogue(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
                         .m = m,
                         .n = n,
                         .k = k,
+                        .a_row = op_a == Op::none ? k : m,
+                        .c_row = n,
                         .a = a,
                         .b = b,
                         .d = d,
@@ -373,14 +393,23 @@ std::string matmul_gpu_library() { return "cuBLASLt " + std::to_string(cublasLtG
 
 #endif
 
-template void matmul_gpu(Op, Op, int64_t, int64_t, int64_t, const float*, const float*, float,
-                         float*);
-template void matmul_gpu(Op, Op, int64_t, int64_t, int64_t, const bf16*, const bf16*, float, bf16*);
-template void matmul_gpu(Op, Op, int64_t, int64_t, int64_t, const bf16*, const bf16*, float,
-                         float*);
+template <class T, class TC>
+void matmul_gpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, const T* b,
+                float beta, TC* c) {
+  matmul_with_rows(op_a, op_b, m, n, k, a, op_a == Op::none ? k : m, b, beta, c, n);
+}
+
+#define INSTANTIATE(T, TC)                                                                       \
+  template void matmul_with_rows(Op, Op, int64_t, int64_t, int64_t, const T*, int64_t, const T*, \
+                                 float, TC*, int64_t);                                           \
+  template void matmul_gpu(Op, Op, int64_t, int64_t, int64_t, const T*, const T*, float, TC*)
+INSTANTIATE(float, float);
+INSTANTIATE(bf16, bf16);
+INSTANTIATE(bf16, float);
 template bool matmul_with_epilogue(Op, Op, int64_t, int64_t, int64_t, const float*, const float*,
                                    float*, const Epilogue<float>&);
 template bool matmul_with_epilogue(Op, Op, int64_t, int64_t, int64_t, const bf16*, const bf16*,
                                    bf16*, const Epilogue<bf16>&);
+#undef INSTANTIATE
 
 }  // namespace dyt

@@ -4,29 +4,49 @@
 namespace dyt {
 namespace {
 
-// A block of 32 x 8 threads sums 32 columns: thread (x, y) adds parts y, y + 8, y + 16 ... of
-// column x, so a warp reads 128 consecutive bytes; then the 8 sums of a column meet in shared
-// memory. Moves 4 * parts * n bytes.
-__global__ void add_partials_kernel(float* sums, const float* partials, int64_t parts, int64_t n) {
-  SHARED(float, tile, [8][32]);
-  const int64_t i = int64_t(blockIdx.x) * 32 + threadIdx.x;
+constexpr int most_sums = 4;
+struct ManySums {
+  PartialSums which[most_sums];
+};
+
+// Block (x, y) sums 32 columns of sums y. Of its 32 x 32 threads, thread (x, y) adds parts y, y +
+// 32, y + 64 ... of column x, so a warp reads 128 consecutive bytes; then the 32 sums of a column
+// meet in shared memory. Moves 4 * parts * n bytes; that many threads because a few megabytes are
+// sooner read than waited for.
+__global__ void __launch_bounds__(1024) add_partials_kernel(ManySums all) {
+  SHARED(float, tile, [32][33]);
+  const PartialSums s = all.which[blockIdx.y];
+  const int64_t first = int64_t(blockIdx.x) * 32, i = first + threadIdx.x;
+  if (!s.sums || first >= s.n) return;  // the whole block
   float sum = 0;
-  if (i < n) {
-    for (int64_t part = threadIdx.y; part < parts; part += 8) sum += partials[part * n + i];
+  if (i < s.n) {
+#pragma unroll 4
+    for (int64_t part = threadIdx.y; part < s.parts; part += 32) {
+      sum += s.partials[part * s.stride + i];
+    }
   }
   tile[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y == 0 && i < n) {
-    sum = 0;
-    for (int y = 0; y < 8; ++y) sum += tile[y][threadIdx.x];
-    sums[i] += sum;
-  }
+  const int64_t column = first + threadIdx.y;  // a warp to each column
+  sum = warp_sum(tile[threadIdx.x][threadIdx.y]);
+  if (threadIdx.x == 0 && column < s.n) s.sums[column] += sum;
 }
 
 }  // namespace
 
-void add_partials_gpu(float* sums, const float* partials, int64_t parts, int64_t n) {
-  launch(add_partials_kernel, blocks_for(n, 32), dim3(32, 8))(sums, partials, parts, n);
+void add_partials_gpu(std::initializer_list<PartialSums> all) {
+  require(all.size() <= most_sums, "add_partials_gpu: ", all.size(), " sums, not up to ",
+          most_sums);
+  ManySums sums{};
+  int64_t widest = 0;
+  unsigned count = 0;
+  for (const PartialSums& s : all) {
+    if (!s.sums) continue;
+    sums.which[count++] = s;
+    widest = std::max(widest, s.n);
+  }
+  if (count == 0) return;
+  launch(add_partials_kernel, dim3(blocks_for(widest, 32), count), dim3(32, 32))(sums);
 }
 
 }  // namespace dyt

@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 namespace dyt {
@@ -33,13 +34,23 @@ void sum_over_rows(T* sums, int64_t n, int64_t rows, Body&& body) {
   }
 }
 
-// The second stage on the GPU: sums[i] += the sum over parts of partials[part * n + i].
-void add_partials_gpu(float* sums, const float* partials, int64_t parts, int64_t n);
+// The second stage on the GPU: sums[i] += the sum over parts of partials[part * stride + i], i < n.
+struct PartialSums {
+  float* sums;  // null: nobody wants them
+  const float* partials;
+  int64_t parts, n, stride;
+};
+// Up to four of them with one launch: what one kernel leaves, of several parameters.
+void add_partials_gpu(std::initializer_list<PartialSums> all);
+inline void add_partials_gpu(float* sums, const float* partials, int64_t parts, int64_t n) {
+  add_partials_gpu({{sums, partials, parts, n, n}});
+}
 
-// Into how many row parts the first stage is cut when each part covers `columns` blocks: enough to
-// fill a large GPU, at least `rows_per_part` rows each.
-inline int64_t row_parts(int64_t rows, int64_t columns, int64_t rows_per_part) {
-  const int64_t wanted = std::max<int64_t>(1, 1024 / columns);
+// Into how many row parts the first stage is cut when each part covers `columns` blocks: enough for
+// `blocks` of them, by default enough to fill a large GPU, and at least `rows_per_part` rows each.
+inline int64_t row_parts(int64_t rows, int64_t columns, int64_t rows_per_part,
+                         int64_t blocks = 1024) {
+  const int64_t wanted = std::max<int64_t>(1, blocks / columns);
   return std::clamp<int64_t>((rows + rows_per_part - 1) / rows_per_part, 1, wanted);
 }
 

@@ -55,18 +55,36 @@ struct ColumnGrid {
   int64_t parts;
 };
 
-// The grid for `samples` matrices (rows, C), sample blockIdx.z, with enough blocks to fill a GPU
-// but at least 4 rows for a thread.
+// The grid for `samples` matrices (rows, C), sample blockIdx.z, whose columns are summed: as many
+// blocks as run at a time, 3 on each SM, so that partial sums are few; at least 4 rows for a
+// thread.
 template <class T>
-ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1) {
-  require(samples <= 65535 && C < (int64_t(1) << 31), "a kernel can't count ", samples,
-          " samples of ", C, " channels");
+ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1,
+                       int64_t blocks = 3 * multiprocessors(), int64_t rows_per_thread = 4) {
+  require(samples <= 65535 && C < (int64_t(1) << 31) && rows < (int64_t(1) << 31),
+          "a kernel can't count ", samples, " samples of ", rows, " rows of ", C, " channels");
   const int V = vector_width<T>(C);
   unsigned X = 1;
   while (X < 32 && X * V < C) X *= 2;
   const unsigned Y = 256 / X, columns = blocks_for(C, X * V);
-  const int64_t parts = row_parts(rows, columns * samples, 4 * Y);
+  int64_t parts =
+      std::min<int64_t>(65535, row_parts(rows, columns * samples, rows_per_thread * Y, blocks));
+  const int64_t of_part = (rows + parts - 1) / parts;
+  parts = (rows + of_part - 1) / of_part;  // none is empty
   return {V, dim3(columns, unsigned(parts), unsigned(samples)), dim3(X, Y), parts};
+}
+
+// The same where nothing is summed: blocks of 8 rows for a thread, however many there are. Small
+// pieces spread evenly over the SMs.
+template <class T>
+ColumnGrid column_map_grid(int64_t rows, int64_t C, int64_t samples = 1) {
+  return column_grid<T>(rows, C, samples, int64_t(1) << 40, 8);
+}
+
+// The rows of one part, when `rows` of them are cut into `parts`: as many in each, and fewer in the
+// last. A 64-bit division would take as long as a row or two.
+HOST_DEVICE inline int64_t rows_per_part(int64_t rows, unsigned parts) {
+  return (unsigned(rows) + parts - 1) / parts;
 }
 
 // A thread's place in that grid.
@@ -75,8 +93,47 @@ struct ColumnPlace {
   int64_t begin, end;  // rows of the part: its own are begin + threadIdx.y, + Y, + 2 Y ...
   __device__ ColumnPlace(int V, int64_t rows)
       : c((int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V),
-        begin(rows * blockIdx.y / gridDim.y),
-        end(rows * (blockIdx.y + 1) / gridDim.y) {}
+        begin(min(rows, rows_per_part(rows, gridDim.y) * blockIdx.y)),
+        end(min(rows, begin + rows_per_part(rows, gridDim.y))) {}
+};
+
+// numbers[i] = from[c + i], or `otherwise` if there is no such vector.
+template <int V>
+__device__ inline void load_channels(float (&numbers)[V], const float* from, int64_t c,
+                                     float otherwise) {
+  Pack<float, V> pack;
+#pragma unroll
+  for (int i = 0; i < V; ++i) pack.v[i] = otherwise;
+  if (from) pack = load<V>(from + c);
+#pragma unroll
+  for (int i = 0; i < V; ++i) numbers[i] = pack.v[i];
+}
+
+// Walks down the thread's column: use(r, load(r)) for each of its rows r, where U rows are loaded
+// before the first of them is used. A load takes about as long as 500 instructions, so a GPU is
+// only as fast as its memory if every SM has some 32 KB under way all the time.
+template <int U, class Load, class Use>
+__device__ inline void walk_rows(const ColumnPlace& at, Load&& load_row, Use&& use) {
+  const int64_t step = blockDim.y;
+  int64_t r = at.begin + threadIdx.y;
+  for (; r + (U - 1) * step < at.end; r += U * step) {
+    decltype(load_row(r)) loaded[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) loaded[u] = load_row(r + u * step);
+#pragma unroll
+    for (int u = 0; u < U; ++u) use(r + u * step, loaded[u]);
+  }
+  for (; r < at.end; r += step) use(r, load_row(r));
+}
+
+// What a thread loads of a row: of two or three matrices.
+template <class T, int V>
+struct TwoPacks {
+  Pack<T, V> first, second;
+};
+template <class T, int V>
+struct ThreePacks {
+  Pack<T, V> first, second, third;
 };
 
 // sums[c] = the sum, over the block's Y threads of one column, of what they hold: first over the

@@ -12,10 +12,11 @@
 //       dx = dy (Phi(x) + x phi(x))                                                 (erf)
 //       dx = dy (s + 2 x s (1 - s) du/dx),  s = (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))      (tanh)
 //
-//     The formulas of one element are in core/gelu.h, for linear.cu to fuse them with a bias. Nothing
+//     The formulas of one element are in gelu.h, for linear.cu to fuse them with a bias. Nothing
 //     but x is kept: Phi is computed again in the backward pass.
 #include "core/dispatch.h"
 #include "core/kernel.h"
+#include "layers/gelu.h"
 
 namespace dyt {
 namespace {

@@ -24,18 +24,20 @@ __global__ void __launch_bounds__(256)
   const ColumnPlace at(V, s.R);
   const T* x_b = x + blockIdx.z * s.R * s.C;
   float n = 0, pivot[V] = {}, sum[V] = {}, square[V] = {};
-  if (at.c < s.C) {
-    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-      const Pack<T, V> in = load<V>(x_b + r * s.C + at.c);
+  if (at.c < s.C && at.begin + threadIdx.y < at.end) {
+    const auto load_row = [&](int64_t r) { return load<V>(x_b + r * s.C + at.c); };
+    const Pack<T, V> first = load_row(at.begin + threadIdx.y);
+#pragma unroll
+    for (int i = 0; i < V; ++i) pivot[i] = float(first.v[i]);
+    walk_rows<4>(at, load_row, [&](int64_t, const Pack<T, V>& in) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (n == 0) pivot[i] = float(in.v[i]);
         const float d = float(in.v[i]) - pivot[i];
         sum[i] += d;
         square[i] += d * d;
       }
       n += 1;
-    }
+    });
   }
   const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   const int warp = thread / 32, lane = thread % 32;
@@ -78,7 +80,8 @@ static __global__ void __launch_bounds__(256)
   Moments<float> held;
   for (int64_t i = threadIdx.x; i < parts * s.width(); i += 32) {
     const int64_t part = i / s.width(), at = first + part * s.C + i % s.width();
-    const int64_t rows = s.R * (part + 1) / parts - s.R * part / parts;
+    const int64_t of_part = rows_per_part(s.R, unsigned(parts));
+    const int64_t rows = min(of_part, s.R - part * of_part);
     held.merge({float(rows), means[at], squares[at]});
   }
   for (int m = 16; m > 0; m /= 2) {
@@ -110,14 +113,15 @@ __global__ void __launch_bounds__(256)
     scale[i] = rstd[group] * (gamma ? gamma[c] : 1.0f);
     offset[i] = beta ? beta[c] : 0.0f;
   }
-  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-    const int64_t from = (b * s.R + r) * s.C + at.c;
-    const Pack<T, V> in = load<V>(x + from);
-    Pack<T, V> out;
+  const int64_t first = b * s.R * s.C + at.c;
+  walk_rows<4>(
+      at, [&](int64_t r) { return load<V>(x + first + r * s.C); },
+      [&](int64_t r, const Pack<T, V>& in) {
+        float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) out.v[i] = T((float(in.v[i]) - m[i]) * scale[i] + offset[i]);
-    store<V>(y + from, out);
-  }
+        for (int i = 0; i < V; ++i) out[i] = (float(in.v[i]) - m[i]) * scale[i] + offset[i];
+        store<V>(y + first + r * s.C, out);
+      });
 }
 
 // The sums over the rows of a part of dy and of dy xhat: sum_dy, sum_dyx (B, parts, C). Reads 4
@@ -135,15 +139,20 @@ __global__ void __launch_bounds__(256)
       m[i] = mean[s.group(b, at.c + i)];
       scale[i] = rstd[s.group(b, at.c + i)];
     }
-    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-      const int64_t from = (b * s.R + r) * s.C + at.c;
-      const Pack<T, V> in = load<V>(x + from), up = load<V>(dy + from);
+    const int64_t first = b * s.R * s.C + at.c;
+    walk_rows<2>(
+        at,
+        [&](int64_t r) {
+          return TwoPacks<T, V>{load<V>(x + first + r * s.C), load<V>(dy + first + r * s.C)};
+        },
+        [&](int64_t, const TwoPacks<T, V>& in) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        sum[i] += float(up.v[i]);
-        product[i] += float(up.v[i]) * (float(in.v[i]) - m[i]);
-      }
-    }
+          for (int i = 0; i < V; ++i) {
+            const float up = in.second.v[i];
+            sum[i] += up;
+            product[i] += up * (float(in.first.v[i]) - m[i]);
+          }
+        });
 #pragma unroll
     for (int i = 0; i < V; ++i) product[i] *= scale[i];
   }
@@ -186,38 +195,43 @@ static __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const
   mean_gx[group] = gx / float(s.R * s.width());
 }
 
-// dx, from x and dy: 6 bytes per element in bf16. mean_g and mean_gx are null if mean and rstd are
-// constants.
-template <int V, class T>
+// dx, from x and dy: 6 bytes per element in bf16, and 8 if dx is added to. mean_g and mean_gx are
+// null if mean and rstd are constants.
+template <bool add, int V, class T>
 __global__ void __launch_bounds__(256)
-    grouped_backward_kernel(T* dx, bool add, const T* dy, const T* x, const float* mean,
-                            const float* rstd, const float* gamma, const float* mean_g,
-                            const float* mean_gx, GroupedShape s) {
+    grouped_backward_kernel(T* dx, const T* dy, const T* x, const float* mean, const float* rstd,
+                            const float* gamma, const float* mean_g, const float* mean_gx,
+                            GroupedShape s) {
   const ColumnPlace at(V, s.R);
   if (at.c >= s.C) return;
-  const int64_t b = blockIdx.z;
-  float m[V], scale[V], offset[V], slope[V];  // dx = scale dy - offset - slope (x - mean)
+  const int64_t b = blockIdx.z, first = b * s.R * s.C + at.c;
+  float scale[V], offset[V], slope[V];  // dx = scale dy + offset - slope x
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const int64_t c = at.c + i, group = s.group(b, c);
     const float r = rstd[group];
-    m[i] = mean[group];
     scale[i] = r * (gamma ? gamma[c] : 1.0f);
-    offset[i] = mean_g ? r * mean_g[group] : 0.0f;
     slope[i] = mean_gx ? r * r * mean_gx[group] : 0.0f;
+    offset[i] = slope[i] * mean[group] - (mean_g ? r * mean_g[group] : 0.0f);
   }
-  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-    const int64_t from = (b * s.R + r) * s.C + at.c;
-    const Pack<T, V> in = load<V>(x + from), up = load<V>(dy + from);
-    Pack<T, V> out;
-    if (add) out = load<V>(dx + from);
+  walk_rows<2>(
+      at,
+      [&](int64_t r) {
+        ThreePacks<T, V> in;
+        in.first = load<V>(x + first + r * s.C);
+        in.second = load<V>(dy + first + r * s.C);
+        if constexpr (add) in.third = load<V>(dx + first + r * s.C);
+        return in;
+      },
+      [&](int64_t r, const ThreePacks<T, V>& in) {
+        float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float d = scale[i] * float(up.v[i]) - offset[i] - slope[i] * (float(in.v[i]) - m[i]);
-      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
-    }
-    store<V>(dx + from, out);
-  }
+        for (int i = 0; i < V; ++i) {
+          out[i] = scale[i] * float(in.second.v[i]) + offset[i] - slope[i] * float(in.first.v[i]);
+          if constexpr (add) out[i] += float(in.third.v[i]);
+        }
+        store<V>(dx + first + r * s.C, out);
+      });
 }
 
 template <class T>
@@ -237,7 +251,7 @@ template <class T>
 void grouped_normalize_gpu(T* y, const T* x, const float* mean, const float* rstd,
                            const float* gamma, const float* beta, const GroupedShape& s) {
   constexpr int full = 16 / sizeof(T);
-  const ColumnGrid g = column_grid<T>(s.R, s.C, s.B);
+  const ColumnGrid g = column_map_grid<T>(s.R, s.C, s.B);
   launch(g.V == full ? grouped_normalize_kernel<full, T> : grouped_normalize_kernel<1, T>, g.grid,
          g.block)(y, x, mean, rstd, gamma, beta, s);
 }
@@ -255,8 +269,7 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
       partials, partials + n * g.parts, dy, x, mean, rstd, s);
   launch(grouped_sum_parts_kernel, dim3(blocks_for(s.C, 32), 2, unsigned(s.B)), dim3(32, 8))(
       sums, partials, g.parts, s);
-  if (dbeta) add_partials_gpu(dbeta, sums, s.B, s.C);
-  if (dgamma) add_partials_gpu(dgamma, sums + n, s.B, s.C);
+  add_partials_gpu({{dbeta, sums, s.B, s.C, s.C}, {dgamma, sums + n, s.B, s.C, s.C}});
   if (!dx) return;
   float *mean_g = nullptr, *mean_gx = nullptr;
   if (!constant_statistics) {
@@ -265,8 +278,14 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
     launch(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(mean_g, mean_gx, sums, sums + n,
                                                                   gamma, s);
   }
-  launch(g.V == full ? grouped_backward_kernel<full, T> : grouped_backward_kernel<1, T>, g.grid,
-         g.block)(dx, add, dy, x, mean, rstd, gamma, mean_g, mean_gx, s);
+  const ColumnGrid map = column_map_grid<T>(s.R, s.C, s.B);
+  const auto with_add = [&](auto added) {
+    launch(map.V == full ? grouped_backward_kernel<added(), full, T>
+                         : grouped_backward_kernel<added(), 1, T>,
+           map.grid, map.block)(dx, dy, x, mean, rstd, gamma, mean_g, mean_gx, s);
+  };
+  if (add) return with_add(std::true_type{});
+  with_add(std::false_type{});
 }
 
 // (4) Their calls, on either device

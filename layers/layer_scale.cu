@@ -77,18 +77,23 @@ __global__ void __launch_bounds__(256)
   const ColumnPlace at(V, rows);
   if (at.c >= C) return;
   float g[V];
+  load_channels(g, gamma, at.c, 1);
+  walk_rows<2>(
+      at,
+      [&](int64_t r) {
+        TwoPacks<T, V> in{};
+        in.first = load<V>(x + r * C + at.c);
+        if (residual) in.second = load<V>(residual + r * C + at.c);
+        return in;
+      },
+      [&](int64_t r, const TwoPacks<T, V>& in) {
+        float out[V];
 #pragma unroll
-  for (int i = 0; i < V; ++i) g[i] = gamma[at.c + i];
-  for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-    const Pack<T, V> in = load<V>(x + r * C + at.c);
-    Pack<T, V> out;
-    if (residual) out = load<V>(residual + r * C + at.c);
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      out.v[i] = T((residual ? float(out.v[i]) : 0.0f) + g[i] * float(in.v[i]));
-    }
-    store<V>(y + r * C + at.c, out);
-  }
+        for (int i = 0; i < V; ++i) {
+          out[i] = (residual ? float(in.second.v[i]) : 0.0f) + g[i] * float(in.first.v[i]);
+        }
+        store<V>(y + r * C + at.c, out);
+      });
 }
 
 // Reads dy and x and writes dx, 6 bytes per element in bf16; a block writes one partial sum for
@@ -100,19 +105,26 @@ __global__ void __launch_bounds__(256)
   const ColumnPlace at(V, rows);
   float g[V] = {}, sum[V] = {};
   if (at.c < C) {
+    load_channels(g, gamma, at.c, 1);
+    walk_rows<2>(
+        at,
+        [&](int64_t r) {
+          ThreePacks<T, V> in{};
+          in.first = load<V>(x + r * C + at.c);
+          in.second = load<V>(dy + r * C + at.c);
+          if (dx && add) in.third = load<V>(dx + r * C + at.c);
+          return in;
+        },
+        [&](int64_t r, const ThreePacks<T, V>& in) {
+          float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) g[i] = gamma[at.c + i];
-    for (int64_t r = at.begin + threadIdx.y; r < at.end; r += blockDim.y) {
-      const Pack<T, V> in = load<V>(x + r * C + at.c), up = load<V>(dy + r * C + at.c);
-      Pack<T, V> out;
-      if (dx && add) out = load<V>(dx + r * C + at.c);
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        sum[i] += float(up.v[i]) * float(in.v[i]);
-        out.v[i] = T((dx && add ? float(out.v[i]) : 0.0f) + g[i] * float(up.v[i]));
-      }
-      if (dx) store<V>(dx + r * C + at.c, out);
-    }
+          for (int i = 0; i < V; ++i) {
+            const float up = in.second.v[i];
+            sum[i] += up * float(in.first.v[i]);
+            out[i] = (dx && add ? float(in.third.v[i]) : 0.0f) + g[i] * up;
+          }
+          if (dx) store<V>(dx + r * C + at.c, out);
+        });
   }
   write_column_sums<V>(dgamma_partials + blockIdx.y * C, sum, C);
 }
@@ -121,7 +133,7 @@ template <class T>
 void layer_scale_forward_gpu(T* y, const T* x, const float* gamma, const T* residual, int64_t rows,
                              int64_t C) {
   constexpr int full = 16 / sizeof(T);
-  const ColumnGrid g = column_grid<T>(rows, C);
+  const ColumnGrid g = column_map_grid<T>(rows, C);
   launch(g.V == full ? layer_scale_forward_kernel<full, T> : layer_scale_forward_kernel<1, T>,
          g.grid, g.block)(y, x, gamma, residual, rows, C);
 }

@@ -17,8 +17,10 @@
 //
 //     mean and rstd are kept from the forward pass (8 bytes a row); xhat is computed again from x.
 //
-// (2), (3) The CPU loops and the kernels are in row_norm.h, which rmsnorm.cu uses as well.
+// (2), (3) The CPU loops and the kernels are in row_norm_cpu.h and row_norm.h, which
+// rmsnorm.cu uses as well. With a residual branch, x is what the branch has been added to.
 #include "core/dispatch.h"
+#include "layers/drop_path.h"
 #include "layers/layers.h"
 #include "layers/row_norm.h"
 
@@ -26,29 +28,33 @@ namespace dyt {
 
 // (4) The op --------------------------------------------------------------------------------------
 
-Tensor layernorm(Tape& tape, const Tensor& x, const Parameter* gamma, const Parameter* beta,
-                 float epsilon) {
-  const int64_t rows = x.rows(), C = x.channels();
+Tensor layernorm(Tape& tape, const Tensor& input, const Parameter* gamma, const Parameter* beta,
+                 float epsilon, ResidualBranch* branch) {
+  const int64_t rows = input.rows(), C = input.channels();
   for (const Parameter* v : {gamma, beta}) {
     require(!v || v->size() == C, "layernorm: parameter ", v ? v->name : "", " has ",
             v ? v->size() : 0, " elements for ", C, " channels");
   }
   require(epsilon >= 0, "layernorm: epsilon must not be negative, as ", epsilon, " is");
+  const DropPath path = branch ? begin_residual(tape, input, *branch) : DropPath{};
+  const Tensor x = branch ? branch->y : input;
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor mean = tape.constant({rows}, accumulator_of(x.dtype));
   const Tensor rstd = tape.constant({rows}, accumulator_of(x.dtype));
   on_either(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
+    const Branch<T> added = branch_of<T>(branch, path);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
+        if (branch) add_branch(tape, input.as<T>(), added, rows, C);
         return row_norm_forward_cpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), x.as<T>(),
                                           values_of<T>(gamma), values_of<T>(beta), T(epsilon), rows,
                                           C);
       }
     }
     if constexpr (gpu_computes<T>) {
-      row_norm_forward_gpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), x.as<T>(),
+      row_norm_forward_gpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), input.as<T>(), added,
                                  values_of<T>(gamma), values_of<T>(beta), epsilon, rows, C);
     }
   });
@@ -73,6 +79,11 @@ Tensor layernorm(Tape& tape, const Tensor& x, const Parameter* gamma, const Para
     });
   });
   return y;
+}
+
+Tensor layernorm(Tape& tape, const Tensor& x, const Parameter* gamma, const Parameter* beta,
+                 float epsilon) {
+  return layernorm(tape, x, gamma, beta, epsilon, nullptr);
 }
 
 }  // namespace dyt

@@ -3,7 +3,6 @@
 // Shapes are written (B, T, C); an op that works on rows accepts any shape ending in C.
 // All throw dyt::Error if shapes don't fit, naming both.
 #pragma once
-#include "core/gelu.h"
 #include "core/parameters.h"
 #include "core/tape.h"
 
@@ -26,6 +25,7 @@ Tensor layernorm(Tape& tape, const Tensor& x, const Parameter* gamma, const Para
 
 // --- gelu.cu: x times the normal distribution function, exactly (erf) or by GPT-2's tanh formula
 // ---
+enum class Gelu { erf, tanh };
 Tensor gelu(Tape& tape, const Tensor& x, Gelu kind = Gelu::erf);
 
 // --- linear.cu: y (..., Cout) = x (..., Cin) weight' + bias; weight (Cout, Cin) as in PyTorch
@@ -35,15 +35,6 @@ Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parame
 // gelu(linear(x)), with bias and GELU in one pass over the data.
 Tensor linear_gelu(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter& bias,
                    Gelu kind = Gelu::erf);
-
-// --- mlp.cu: linear(gelu(linear(x))), what a Transformer's block does beside attention: from x
-// (..., C) with w1 (F, C), b1 (F) and w2 (Cout, F), b2 (Cout) or null to (..., Cout); `residual`
-// (..., Cout) is added.
-struct MlpParameters {
-  const Parameter *w1 = nullptr, *b1 = nullptr, *w2 = nullptr, *b2 = nullptr;
-};
-Tensor mlp(Tape& tape, const Tensor& x, const MlpParameters& p, Gelu kind = Gelu::erf,
-           const Tensor* residual = nullptr);
 
 // --- attention.cu: multi-head attention, softmax(q k' / sqrt(head width)) v
 // ------------------------ qkv (B, T, (heads + 2 kv_heads) D) holds, per token, the queries of all

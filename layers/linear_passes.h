@@ -2,10 +2,10 @@
 // products. Both files have the mathematics. Only .cu files include this.
 #pragma once
 #include "core/dispatch.h"
-#include "core/kernel.h"
 #include "core/matmul.h"
 #include "core/product.h"
-#include "core/reduce.h"
+#include "layers/column_walk.h"
+#include "layers/gelu.h"
 #include "layers/layers.h"
 
 namespace dyt {
@@ -107,39 +107,37 @@ __global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
   store<V>(y + size_t(p) * V, out);
 }
 
-// Column sums of dy, and with `h` the gradient of GELU in front of them, dy *= gelu'(h). A block of
-// 32 x 8 threads owns 32 packs of channels and every (8 gridDim.y)-th row, keeps its sums in
-// registers, and writes one partial sum per channel. Moves 2 bytes per element in bf16, 6 with
-// GELU.
+// Column sums of dy, and with GELU in front of them its gradient, dy *= gelu'(h). A thread walks
+// down the rows of one pack of channels and keeps its sums in registers; a block writes one partial
+// sum per channel. Moves 2 bytes per element in bf16, 6 with GELU.
 template <Gelu kind, bool with_gelu, int V, class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 3)
     bias_backward_kernel(T* dy, float* partials, const T* h, int64_t rows, int64_t C) {
-  SHARED(float, tile, [8][32 * V]);
-  const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
+  const ColumnPlace at(V, rows);
   float sums[V] = {};
-  if (c < C) {
-    for (int64_t r = blockIdx.y * 8 + threadIdx.y; r < rows; r += gridDim.y * 8) {
-      Pack<T, V> up = load<V>(dy + r * C + c);
-      Pack<T, V> in;
-      if (with_gelu) in = load<V>(h + r * C + c);
+  if constexpr (with_gelu) {
+    const auto load_row = [&](int64_t r) {
+      return TwoPacks<T, V>{load<V>(dy + r * C + at.c), load<V>(h + r * C + at.c)};
+    };
+    const auto use = [&](int64_t r, const TwoPacks<T, V>& in) {
+      float dh[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        float d = up.v[i];
-        if (with_gelu) up.v[i] = T(d *= gelu_slope<kind>(float(in.v[i])));
-        sums[i] += d;
+        dh[i] = float(in.first.v[i]) * gelu_slope<kind>(float(in.second.v[i]));
+        sums[i] += dh[i];
       }
-      if (with_gelu) store<V>(dy + r * C + c, up);
-    }
-  }
+      store<V>(dy + r * C + at.c, dh);
+    };
+    if (at.c < C) walk_rows<2>(at, load_row, use);
+  } else {
+    const auto load_row = [&](int64_t r) { return load<V>(dy + r * C + at.c); };
+    const auto use = [&](int64_t, const Pack<T, V>& in) {
 #pragma unroll
-  for (int i = 0; i < V; ++i) tile[threadIdx.y][i * 32 + threadIdx.x] = sums[i];
-  __syncthreads();
-  for (int k = int(threadIdx.y * 32 + threadIdx.x); k < 32 * V; k += 256) {
-    float sum = 0;
-    for (int y = 0; y < 8; ++y) sum += tile[y][k];
-    const int64_t channel = (int64_t(blockIdx.x) * 32 + k % 32) * V + k / 32;
-    if (channel < C) partials[blockIdx.y * C + channel] = sum;
+      for (int i = 0; i < V; ++i) sums[i] += float(in.v[i]);
+    };
+    if (at.c < C) walk_rows<4>(at, load_row, use);
   }
+  write_column_sums<V>(partials + blockIdx.y * C, sums, C);
 }
 
 template <class T>
@@ -165,14 +163,12 @@ void bias_gelu_forward_gpu(T* y, T* h, const float* bias, int64_t rows, int64_t 
 template <Gelu kind, bool with_gelu, class T>
 void bias_backward_gpu(Tape& tape, T* dy, float* dbias, const T* h, int64_t rows, int64_t C) {
   constexpr int full = 16 / sizeof(T);
-  const int V = vector_width<T>(C);
-  const unsigned columns = blocks_for(C, 32 * V);
-  const unsigned parts = unsigned(row_parts(rows, columns, 32));
-  float* partials = tape.scratch<float>(parts * C);
-  const auto kernel = V == full ? bias_backward_kernel<kind, with_gelu, full, T>
-                                : bias_backward_kernel<kind, with_gelu, 1, T>;
-  launch(kernel, dim3(columns, parts), dim3(32, 8))(dy, partials, h, rows, C);
-  add_partials_gpu(dbias, partials, parts, C);
+  const ColumnGrid g = column_grid<T>(rows, C);
+  float* partials = tape.scratch<float>(g.parts * C);
+  launch(g.V == full ? bias_backward_kernel<kind, with_gelu, full, T>
+                     : bias_backward_kernel<kind, with_gelu, 1, T>,
+         g.grid, g.block)(dy, partials, h, rows, C);
+  add_partials_gpu(dbias, partials, g.parts, C);
 }
 
 // (4) Their calls, on either device ---------------------------------------------------------------

@@ -21,6 +21,7 @@
 #include "core/gradient.h"
 #include "layers/linear_bf16.h"
 #include "layers/linear_passes.h"
+#include "layers/mlp.h"
 
 namespace dyt {
 namespace {

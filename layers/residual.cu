@@ -15,23 +15,11 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
+#include "layers/drop_path.h"
 #include "layers/layers.h"
 
 namespace dyt {
 namespace {
-
-// Which samples keep f, and how much the kept ones are scaled up.
-struct DropPath {
-  RandomStream random;
-  float drop = 0;
-  HOST_DEVICE bool keeps(int64_t b) const {
-    return drop == 0 || random.uniform(uint64_t(b)) >= drop;
-  }
-  template <class A>
-  HOST_DEVICE A scale() const {
-    return 1 / (1 - A(drop));
-  }
-};
 
 // (2) The CPU loops -------------------------------------------------------------------------------
 
@@ -94,22 +82,9 @@ void residual(const Tape& tape, T* y, const T* x, const T* f, DropPath path, int
   if constexpr (gpu_computes<T>) residual_gpu(y, x, f, path, B, n);
 }
 
-}  // namespace
-
-// (4) The op --------------------------------------------------------------------------------------
-
-Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
-  require(x.shape == f.shape, "residual_add: x ", x.shape.text(), " and f ", f.shape.text(),
-          " differ in shape");
-  require(drop >= 0 && drop < 1, "residual_add: drop is a probability in [0, 1), not ", drop);
+// What y = x + f keep / (1 - drop) leaves to be done: df and dx.
+void record_residual(Tape& tape, const Tensor& y, const Tensor& x, const Tensor& f, DropPath path) {
   const int64_t B = x.shape[0], n = x.size() / B;
-  DropPath path;
-  if (tape.training && drop > 0) path = {tape.random(), drop};
-  const Tensor y = tape.empty(x.shape, x.dtype);
-  on_either(tape, x.dtype, [&](auto t) {
-    using T = decltype(t);
-    residual(tape, y.as<T>(), x.as<T>(), f.as<T>(), path, B, n);
-  });
   tape.record(y, [=, &tape] {
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
@@ -119,7 +94,51 @@ Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
     });
     add_gradient(tape, y, x);  // last: it may hand dy's memory to x
   });
-  return y;
+}
+
+}  // namespace
+
+// (4) The op --------------------------------------------------------------------------------------
+
+DropPath draw_drop_path(Tape& tape, float drop) {
+  require(drop >= 0 && drop < 1, "residual_add: drop is a probability in [0, 1), not ", drop);
+  if (!tape.training || drop == 0) return {};
+  return {tape.random(), drop};
+}
+
+DropPath begin_residual(Tape& tape, const Tensor& x, ResidualBranch& branch) {
+  require(x.shape == branch.f.shape, "residual_add: x ", x.shape.text(), " and f ",
+          branch.f.shape.text(), " differ in shape");
+  const DropPath path = draw_drop_path(tape, branch.drop);
+  branch.y = tape.empty(x.shape, x.dtype);
+  record_residual(tape, branch.y, x, branch.f, path);
+  return path;
+}
+
+template <class T>
+void add_branch(const Tape& tape, const T* x, const Branch<T>& branch, int64_t rows, int64_t C) {
+  const int64_t B = rows / branch.rows_per_sample;
+  residual(tape, branch.sum, x, branch.f, branch.path, B, branch.rows_per_sample * C);
+}
+template <class T>
+void add_branch_gpu(const T* x, const Branch<T>& branch, int64_t rows, int64_t C) {
+  const int64_t B = rows / branch.rows_per_sample;
+  residual_gpu(branch.sum, x, branch.f, branch.path, B, branch.rows_per_sample * C);
+}
+template void add_branch(const Tape&, const float*, const Branch<float>&, int64_t, int64_t);
+template void add_branch(const Tape&, const double*, const Branch<double>&, int64_t, int64_t);
+template void add_branch(const Tape&, const bf16*, const Branch<bf16>&, int64_t, int64_t);
+template void add_branch_gpu(const float*, const Branch<float>&, int64_t, int64_t);
+template void add_branch_gpu(const bf16*, const Branch<bf16>&, int64_t, int64_t);
+
+Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
+  ResidualBranch branch{f, drop};
+  const DropPath path = begin_residual(tape, x, branch);
+  on_either(tape, x.dtype, [&](auto t) {
+    using T = decltype(t);
+    add_branch(tape, x.as<T>(), branch_of<T>(&branch, path), x.rows(), x.channels());
+  });
+  return branch.y;
 }
 
 }  // namespace dyt

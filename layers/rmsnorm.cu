@@ -14,8 +14,10 @@
 //     Compare layernorm.cu: mean and mean(g) are gone, so there is one sum over the row instead of
 //     two on the way forth, and one instead of two on the way back.
 //
-// (2), (3) The CPU loops and the kernels are LayerNorm's without these terms: row_norm.h.
+// (2), (3) The CPU loops and the kernels are LayerNorm's without these terms: row_norm_cpu.h,
+// row_norm.h.
 #include "core/dispatch.h"
+#include "layers/drop_path.h"
 #include "layers/layers.h"
 #include "layers/row_norm.h"
 
@@ -23,11 +25,14 @@ namespace dyt {
 
 // (4) The op --------------------------------------------------------------------------------------
 
-Tensor rmsnorm(Tape& tape, const Tensor& x, const Parameter* gamma, float epsilon) {
-  const int64_t rows = x.rows(), C = x.channels();
+Tensor rmsnorm(Tape& tape, const Tensor& input, const Parameter* gamma, float epsilon,
+               ResidualBranch* branch) {
+  const int64_t rows = input.rows(), C = input.channels();
   require(!gamma || gamma->size() == C, "rmsnorm: parameter ", gamma ? gamma->name : "", " has ",
           gamma ? gamma->size() : 0, " elements for ", C, " channels");
   require(epsilon >= 0, "rmsnorm: epsilon must not be negative, as ", epsilon, " is");
+  const DropPath path = branch ? begin_residual(tape, input, *branch) : DropPath{};
+  const Tensor x = branch ? branch->y : input;
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor rstd = tape.constant({rows}, accumulator_of(x.dtype));
   on_either(tape, x.dtype, [&](auto t) {
@@ -35,15 +40,17 @@ Tensor rmsnorm(Tape& tape, const Tensor& x, const Parameter* gamma, float epsilo
     using A = Acc<T>;
     A* const mean = nullptr;
     const A* const beta = nullptr;
+    const Branch<T> added = branch_of<T>(branch, path);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
+        if (branch) add_branch(tape, input.as<T>(), added, rows, C);
         return row_norm_forward_cpu<false>(y.as<T>(), mean, rstd.as<A>(), x.as<T>(),
                                            values_of<T>(gamma), beta, T(epsilon), rows, C);
       }
     }
     if constexpr (gpu_computes<T>) {
-      row_norm_forward_gpu<false>(y.as<T>(), mean, rstd.as<A>(), x.as<T>(), values_of<T>(gamma),
-                                  beta, epsilon, rows, C);
+      row_norm_forward_gpu<false>(y.as<T>(), mean, rstd.as<A>(), input.as<T>(), added,
+                                  values_of<T>(gamma), beta, epsilon, rows, C);
     }
   });
   tape.record(y, [=, &tape] {
@@ -68,6 +75,10 @@ Tensor rmsnorm(Tape& tape, const Tensor& x, const Parameter* gamma, float epsilo
     });
   });
   return y;
+}
+
+Tensor rmsnorm(Tape& tape, const Tensor& x, const Parameter* gamma, float epsilon) {
+  return rmsnorm(tape, x, gamma, epsilon, nullptr);
 }
 
 }  // namespace dyt

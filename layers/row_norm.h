@@ -1,163 +1,136 @@
-// What LayerNorm and RMSNorm share: the CPU loops and kernels of layernorm.cu and rmsnorm.cu, which
-// have the mathematics. With `centered`, LayerNorm. Without, RMSNorm: the mean is 0 and is not
-// stored, mean(g) drops out of dx, and there is no beta. Only .cu files include this.
+// The kernels that LayerNorm and RMSNorm share; layernorm.cu and rmsnorm.cu have the mathematics.
+// With `centered`, LayerNorm. Without, RMSNorm: the mean is 0 and is not stored, mean(g) drops out
+// of dx, and there is no beta. Only .cu files include this.
 #pragma once
-#include <cmath>
-#include <vector>
-
-#include "core/cpu_math.h"
 #include "core/kernel.h"
 #include "core/reduce.h"
 #include "core/tape.h"
+#include "layers/drop_path.h"
+#include "layers/row_norm_cpu.h"
 
 namespace dyt {
-
-// (2) The CPU loops -------------------------------------------------------------------------------
-
-// Sums over a row x (C), in two halves side by side: an addition takes about four cycles, and two
-// sums don't wait for each other.
-template <class T>
-T sum_of(const T* x, int64_t C) {
-  const int64_t half = C / 2;
-  T first = C % 2 == 1 ? x[C - 1] : T(0), second = 0;
-#pragma omp simd reduction(+ : first, second)
-  for (int64_t c = 0; c < half; ++c) {
-    first += x[c];
-    second += x[half + c];
-  }
-  return first + second;
-}
-
-// Of the squares of x - mean.
-template <class T>
-T sum_of_squares(const T* x, T mean, int64_t C) {
-  const int64_t half = C / 2;
-  T first = C % 2 == 1 ? (x[C - 1] - mean) * (x[C - 1] - mean) : T(0), second = 0;
-#pragma omp simd reduction(+ : first, second)
-  for (int64_t c = 0; c < half; ++c) {
-    first += (x[c] - mean) * (x[c] - mean);
-    second += (x[half + c] - mean) * (x[half + c] - mean);
-  }
-  return first + second;
-}
-
-template <bool centered, class T>
-void row_norm_forward_cpu(T* y, T* mean, T* rstd, const T* x, const T* gamma, const T* beta,
-                          T epsilon, int64_t rows, int64_t C) {
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* x_r = x + r * C;
-    cpu::prefetch(x_r + C, C);
-    const T m = centered ? sum_of(x_r, C) / T(C) : T(0);
-    const T s = 1 / std::sqrt(sum_of_squares(x_r, m, C) / T(C) + epsilon);
-#pragma omp simd
-    for (int64_t c = 0; c < C; ++c) {
-      const T xhat = (x_r[c] - m) * s;
-      y[r * C + c] = (gamma ? gamma[c] : T(1)) * xhat + (beta ? beta[c] : T(0));
-    }
-    if (centered) mean[r] = m;
-    rstd[r] = s;
-  }
-}
-
-// One row: x, dy, dx (C). dgamma and dbeta are added to; dx too if `add`, and it may be null.
-template <bool centered, class T>
-void row_norm_backward_row_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                               T mean, T rstd, const T* gamma, int64_t C) {
-  T sum_g = 0, sum_gx = 0;
-#pragma omp simd reduction(+ : sum_g, sum_gx)
-  for (int64_t c = 0; c < C; ++c) {
-    const T xhat = (x[c] - mean) * rstd, g = dy[c] * (gamma ? gamma[c] : T(1));
-    dgamma[c] += dy[c] * xhat;
-    if constexpr (centered) {
-      dbeta[c] += dy[c];
-      sum_g += g;
-    }
-    sum_gx += g * xhat;
-  }
-  if (!dx) return;
-  const T mean_g = sum_g / T(C), mean_gx = sum_gx / T(C);
-  if (!add) std::fill_n(dx, C, T(0));
-#pragma omp simd
-  for (int64_t c = 0; c < C; ++c) {
-    const T xhat = (x[c] - mean) * rstd, g = dy[c] * (gamma ? gamma[c] : T(1));
-    dx[c] += rstd * (g - mean_g - xhat * mean_gx);
-  }
-}
-
-// dgamma and dbeta are added to; dx too if `add`. Any of them may be null.
-template <bool centered, class T>
-void row_norm_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                           const T* mean, const T* rstd, const T* gamma, int64_t rows, int64_t C) {
-  std::vector<T> sums(size_t(2 * C), T(0));  // dgamma, dbeta
-  sum_over_rows(sums.data(), 2 * C, rows, [=](int64_t begin, int64_t end, T* partial) {
-    for (int64_t r = begin; r < end; ++r) {
-      cpu::prefetch(x + (r + 1) * C, C);
-      cpu::prefetch(dy + (r + 1) * C, C);
-      row_norm_backward_row_cpu<centered>(dx ? dx + r * C : nullptr, add, partial, partial + C,
-                                          dy + r * C, x + r * C, centered ? mean[r] : T(0), rstd[r],
-                                          gamma, C);
-    }
-  });
-  for (int64_t c = 0; c < C && dgamma; ++c) dgamma[c] += sums[size_t(c)];
-  for (int64_t c = 0; c < C && dbeta; ++c) dbeta[c] += sums[size_t(C + c)];
-}
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
 // All of them: a block is 32 x 8 threads, so a warp is a row of threads. A warp reads a row of x in
 // packs of V channels, lane beside lane.
 
-// One warp per row. Lane l holds packs l, l + 32, l + 64 ... of its row in registers, N of them, so
-// x is read once; with N = 0, for rows of any length, it is read three times, twice from the cache.
-// Reads x and writes y: 4 bytes per element in bf16.
-template <bool centered, int V, int N, class T>
+// v1: one warp per row, and rows of any length: x is read three times, twice from the cache. What
+// the others have to match.
+template <bool centered, int V, class T>
 __global__ void __launch_bounds__(256)
-    row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, const float* gamma,
-                            const float* beta, float epsilon, int64_t rows, int C) {
+    row_norm_forward_kernel_v1(T* y, float* mean, float* rstd, const T* x, const float* gamma,
+                               const float* beta, float epsilon, int64_t rows, int C) {
   const int64_t r = int64_t(blockIdx.x) * 8 + threadIdx.y;
   if (r >= rows) return;  // all lanes of the warp
-  const int lane = int(threadIdx.x), packs = N > 0 ? N : (C + 32 * V - 1) / (32 * V);
+  const int lane = int(threadIdx.x);
   const T* x_r = x + r * C;
-  Pack<T, V> held[N > 0 ? N : 1] = {};
   float sum = 0, squares = 0;
-#pragma unroll
-  for (int n = 0; n < packs; ++n) {
-    const int c = (n * 32 + lane) * V;
-    if (c >= C) continue;
+  for (int c = lane * V; c < C; c += 32 * V) {
     const Pack<T, V> in = load<V>(x_r + c);
-    if (N > 0) held[n] = in;
 #pragma unroll
     for (int i = 0; i < V; ++i) sum += float(in.v[i]);
   }
   const float m = centered ? warp_sum(sum) / float(C) : 0.0f;
-#pragma unroll
-  for (int n = 0; n < packs; ++n) {
-    const int c = (n * 32 + lane) * V;
-    if (c >= C) continue;
-    const Pack<T, V> in = N > 0 ? held[n] : load<V>(x_r + c);
+  for (int c = lane * V; c < C; c += 32 * V) {
+    const Pack<T, V> in = load<V>(x_r + c);
 #pragma unroll
     for (int i = 0; i < V; ++i) squares += (float(in.v[i]) - m) * (float(in.v[i]) - m);
   }
   const float s = rsqrtf(warp_sum(squares) / float(C) + epsilon);
-#pragma unroll
-  for (int n = 0; n < packs; ++n) {
-    const int c = (n * 32 + lane) * V;
-    if (c >= C) continue;
-    const Pack<T, V> in = N > 0 ? held[n] : load<V>(x_r + c);
-    Pack<float, V> scale, offset;
-    if (gamma) scale = load<V>(gamma + c);
-    if (beta) offset = load<V>(beta + c);
+  for (int c = lane * V; c < C; c += 32 * V) {
+    const Pack<T, V> in = load<V>(x_r + c);
     Pack<T, V> out;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       const float xhat = (float(in.v[i]) - m) * s;
-      out.v[i] = T((gamma ? scale.v[i] : 1.0f) * xhat + (beta ? offset.v[i] : 0.0f));
+      out.v[i] = T((gamma ? gamma[c + i] : 1.0f) * xhat + (beta ? beta[c + i] : 0.0f));
     }
     store<V>(y + r * C + c, out);
   }
   if (centered && lane == 0) mean[r] = m;
   if (lane == 0) rstd[r] = s;
+}
+
+// The sum over the W warps that share a row; every thread gets it. Nobody can be two of these
+// barriers ahead of another, so two places to meet, in turn, are enough.
+__device__ inline float sum_over_warps(float v, float (&exchange)[2][8], int turn, int W) {
+  v = warp_sum(v);
+  if (W == 1) return v;
+  const int warp = int(threadIdx.y), first = warp / W * W;
+  if (threadIdx.x == 0) exchange[turn % 2][warp] = v;
+  __syncthreads();
+  v = 0;
+  for (int w = first; w < first + W; ++w) v += exchange[turn % 2][w];
+  return v;
+}
+
+// v2: W warps to a row. Each lane asks for its N packs at once, keeps them in registers, and has
+// the row there for the mean, the squares and the result: x is read once. With `adds`, x + f is
+// normalised, and written on the way. Reads x and writes y: 4 bytes per element in bf16; with f, 8.
+template <bool centered, bool adds, int V, int N, class T>
+__global__ void __launch_bounds__(256)
+    row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
+                            const float* gamma, const float* beta, float epsilon, int64_t rows,
+                            int C, int W) {
+  SHARED(float, exchange, [2][8]);
+  const int lane = int(threadIdx.x), warp = int(threadIdx.y);
+  const int64_t r = int64_t(blockIdx.x) * (8 / W) + warp / W;
+  const bool active = r < rows;
+  const int first_pack = warp % W * 32 + lane;
+  Pack<T, V> held[N] = {}, more[N] = {};
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    const int c = (n * 32 * W + first_pack) * V;
+    if (!active || c >= C) continue;
+    held[n] = load<V>(x + r * C + c);
+    if (adds) more[n] = load<V>(branch.f + r * C + c);
+  }
+  if (adds) {
+    const float scale = active ? branch.scale_of(r) : 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const int c = (n * 32 * W + first_pack) * V;
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        held[n].v[i] = T(float(held[n].v[i]) + (scale != 0 ? scale * float(more[n].v[i]) : 0.0f));
+      }
+      if (active && c < C) store<V>(branch.sum + r * C + c, held[n]);
+    }
+  }
+  float sum = 0, squares = 0;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) sum += float(held[n].v[i]);  // 0 beyond C
+  }
+  const float m = centered ? sum_over_warps(sum, exchange, 0, W) / float(C) : 0.0f;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    if ((n * 32 * W + first_pack) * V >= C) continue;
+#pragma unroll
+    for (int i = 0; i < V; ++i) squares += (float(held[n].v[i]) - m) * (float(held[n].v[i]) - m);
+  }
+  const float s = rsqrtf(sum_over_warps(squares, exchange, 1, W) / float(C) + epsilon);
+  if (!active) return;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    const int c = (n * 32 * W + first_pack) * V;
+    if (c >= C) continue;
+    Pack<float, V> scale, offset;
+    if (gamma) scale = load<V>(gamma + c);
+    if (beta) offset = load<V>(beta + c);
+    float out[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float xhat = (float(held[n].v[i]) - m) * s;
+      out[i] = (gamma ? scale.v[i] : 1.0f) * xhat + (beta ? offset.v[i] : 0.0f);
+    }
+    store<V>(y + r * C + c, out);
+  }
+  if (first_pack > 0) return;
+  if (centered) mean[r] = m;
+  rstd[r] = s;
 }
 
 // partials[c] = the sum, over the rows that this block worked on, of what its lanes hold in `sums`.
@@ -180,46 +153,67 @@ __device__ inline void write_partials(float* partials, float (&tile)[8][32 * V],
   __syncthreads();
 }
 
-// All gradients in one pass over the data (6 bytes per element in bf16). W = warps_per_row warps
-// share a row, so a block works on 8 / W rows at a time, and on every (8 / W * gridDim.x)-th row in
-// turn. A lane holds N packs of x and of dy while the two sums over the row are formed, and its
-// share of the sums for dgamma and dbeta all the way down. At the end the sums of the block's rows
+// v2 of the backward pass: all gradients in one pass over the data, 6 bytes per element in bf16,
+// and 8 where dx is added to. W warps share a row, so a block works on 8 / W rows at a time, and on
+// every (8 / W * gridDim.x)-th row in turn. A lane keeps its share of the sums for dgamma and dbeta
+// in registers all the way down, which leaves no room to hold the next row as well; but memory is
+// fast only if the next row has been asked for while this one is worked on. So rows come by
+// asynchronous copies through shared memory, `stages` of them under way: each thread copies its own
+// packs, to a place of its own, and waits for nobody else. At the end the sums of the block's rows
 // meet in shared memory, and the block writes one partial sum per channel.
-template <bool centered, int V, int N, class T>
-__global__ void __launch_bounds__(256)
-    row_norm_backward_kernel(T* dx, bool add, float* dgamma_partials, float* dbeta_partials,
-                             const T* dy, const T* x, const float* mean, const float* rstd,
-                             const float* gamma, int64_t rows, int C, int warps_per_row) {
-  SHARED(float, tile, [8][32 * V]);
+inline constexpr int row_norm_stages = 2;
+
+template <bool centered, bool add, int V, int N, class T>
+__global__ void __launch_bounds__(256, 2)
+    row_norm_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials, const T* dy,
+                             const T* x, const float* mean, const float* rstd, const float* gamma,
+                             int64_t rows, int C, int W) {
+  constexpr int stages = row_norm_stages, streams = add ? 3 : 2;
   SHARED(float, exchange, [2][8][2]);
-  const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = warps_per_row;
+  DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 256): dy, x and what is in dx
+  const int lane = int(threadIdx.x), warp = int(threadIdx.y);
   const int groups = 8 / W, group = warp / W;  // a group of W warps has a row of its own
-  const int first_pack = warp % W * 32 + lane;
-  float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
-  int turn = 0;
-  for (int64_t first = int64_t(blockIdx.x) * groups; first < rows;
-       first += int64_t(gridDim.x) * groups) {
-    const int64_t r = first + group;
-    const bool active = r < rows;
-    const float m = centered && active ? mean[r] : 0.0f, s = active ? rstd[r] : 0.0f;
-    Pack<T, V> in[N] = {}, up[N] = {};
+  const int first_pack = warp % W * 32 + lane, self = warp * 32 + lane;
+  const int64_t step = int64_t(gridDim.x) * groups;
+  const auto place = [&](int stage, int stream, int n) {
+    return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 256 + self);
+  };
+  const auto ask_for = [&](int64_t r, int stage) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const int c = (n * 32 * W + first_pack) * V;
-      if (!active || c >= C) continue;
-      in[n] = load<V>(x + r * C + c);
-      up[n] = load<V>(dy + r * C + c);
+      if (r >= rows || c >= C) continue;
+      copy_async<16>(place(stage, 0, n), dy + r * C + c, true);
+      copy_async<16>(place(stage, 1, n), x + r * C + c, true);
+      if (add) copy_async<16>(place(stage, 2, n), dx + r * C + c, true);
     }
+    commit_copies();  // also of a row that doesn't exist: groups are counted
+  };
+  float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
+  const int64_t begin = int64_t(blockIdx.x) * groups;
+  for (int stage = 0; stage < stages; ++stage) ask_for(begin + group + stage * step, stage);
+  float next_m = 0, next_s = 0;
+  if (begin + group < rows) next_s = rstd[begin + group];
+  if (centered && begin + group < rows) next_m = mean[begin + group];
+  int stage = 0, turn = 0;
+  for (int64_t first = begin; first < rows; first += step) {
+    const int64_t r = first + group;
+    const bool active = r < rows;
+    const float m = next_m, s = next_s;
+    if (r + step < rows) next_s = rstd[r + step];
+    if (centered && r + step < rows) next_m = mean[r + step];
+    wait_for_copies<stages - 1>();
     float sum_g = 0, sum_gx = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const int c = (n * 32 * W + first_pack) * V;
       if (!active || c >= C) continue;
+      const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
       Pack<float, V> scale;
       if (gamma) scale = load<V>(gamma + c);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        const float dy_rc = up[n].v[i], xhat = (float(in[n].v[i]) - m) * s;
+        const float dy_rc = up.v[i], xhat = (float(in.v[i]) - m) * s;
         const float g = dy_rc * (gamma ? scale.v[i] : 1.0f);
         sum_gamma[n][i] += dy_rc * xhat;
         sum_beta[n][i] += dy_rc;
@@ -245,20 +239,26 @@ __global__ void __launch_bounds__(256)
     for (int n = 0; n < N; ++n) {
       const int c = (n * 32 * W + first_pack) * V;
       if (!dx || !active || c >= C) continue;
+      const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
       Pack<float, V> scale;
       if (gamma) scale = load<V>(gamma + c);
-      Pack<T, V> out;
-      if (add) out = load<V>(dx + r * C + c);
+      Pack<T, V> before;
+      if (add) before = load<V>(place(stage, 2, n));
+      float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        const float xhat = (float(in[n].v[i]) - m) * s;
-        const float g = float(up[n].v[i]) * (gamma ? scale.v[i] : 1.0f);
-        const float gradient = s * (g - mean_g - xhat * mean_gx);
-        out.v[i] = T((add ? float(out.v[i]) : 0.0f) + gradient);
+        const float xhat = (float(in.v[i]) - m) * s;
+        const float g = float(up.v[i]) * (gamma ? scale.v[i] : 1.0f);
+        out[i] = (add ? float(before.v[i]) : 0.0f) + s * (g - mean_g - xhat * mean_gx);
       }
       store<V>(dx + r * C + c, out);
     }
+    ask_for(r + stages * step, stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
   }
+  wait_for_copies<0>();
+  __syncthreads();  // nobody needs the ring any more
+  auto& tile = *reinterpret_cast<float(*)[8][32 * V]>(ring);
   const int64_t part = int64_t(blockIdx.x) * C;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -267,8 +267,9 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// For rows that the kernel above cannot hold, and for widths that don't divide into full packs: two
-// kernels and two passes over the data. First the two sums of each row, one warp per row.
+// v1 of the backward pass, for rows that v2 cannot hold, and for widths that don't divide into full
+// packs: two kernels and two passes over the data. First the two sums of each row, one warp per
+// row.
 template <bool centered, int V, class T>
 __global__ void row_norm_row_sums_kernel(float* sums, const T* dy, const T* x, const float* mean,
                                          const float* rstd, const float* gamma, int64_t rows,
@@ -326,29 +327,53 @@ __global__ void __launch_bounds__(256)
   if (centered) write_partials<V>(dbeta_partials + part, tile, sum_beta, int(blockIdx.x), 1, C);
 }
 
-// Calls body with the smallest of these numbers of channels per lane that is enough.
-template <class F>
-void with_lane_channels(int64_t channels, F&& body) {
-  if (channels <= 8) return body(std::integral_constant<int, 8>{});
-  if (channels <= 16) return body(std::integral_constant<int, 16>{});
-  if (channels <= 24) return body(std::integral_constant<int, 24>{});
-  return body(std::integral_constant<int, 32>{});
+// How many warps share a row of C channels: each lane has at most 3 packs of it. More than 8: too
+// long for v2.
+template <class T>
+int warps_per_row(int64_t C) {
+  constexpr int64_t full = 16 / sizeof(T);
+  int W = 1;
+  while (C > W * 32 * 3 * full) W *= 2;
+  return W;
+}
+
+// Whether v2 can: full packs, and rows of up to 6144 channels in bf16.
+template <class T>
+bool is_held_in_registers(int64_t C) {
+  return vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T>(C) <= 8;
+}
+
+// Calls body with the packs of a lane, 1 to 3, and the warps of a row.
+template <class T, class F>
+void with_packs_per_lane(int64_t C, F&& body) {
+  constexpr int64_t full = 16 / sizeof(T);
+  const int W = warps_per_row<T>(C);
+  const int64_t packs = (C + 32 * W * full - 1) / (32 * W * full);
+  if (packs == 1) return body(std::integral_constant<int, 1>{}, W);
+  if (packs == 2) return body(std::integral_constant<int, 2>{}, W);
+  body(std::integral_constant<int, 3>{}, W);
 }
 
 template <bool centered, class T>
-void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const float* gamma,
-                          const float* beta, float epsilon, int64_t rows, int64_t C) {
+void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Branch<T>& branch,
+                          const float* gamma, const float* beta, float epsilon, int64_t rows,
+                          int64_t C) {
   require(C < (1 << 30), "a norm's rows of ", C, " channels are more than a kernel can count");
   constexpr int full = 16 / sizeof(T);
-  const auto run = [&](auto kernel) {
-    launch(kernel, blocks_for(rows, 8), dim3(32, 8))(y, mean, rstd, x, gamma, beta, epsilon, rows,
-                                                     int(C));
-  };
-  if (vector_width<T>(C) == 1) return run(row_norm_forward_kernel<centered, 1, 0, T>);
-  if (C > 64 * 32) return run(row_norm_forward_kernel<centered, full, 0, T>);
-  if (C > 32 * 32) return run(row_norm_forward_kernel<centered, full, 64 / full, T>);
-  with_lane_channels((C + 31) / 32, [&](auto channels) {
-    run(row_norm_forward_kernel<centered, full, channels() / full, T>);
+  if (!is_held_in_registers<T>(C)) {
+    if (branch.f) add_branch_gpu(x, branch, rows, C);
+    launch(vector_width<T>(C) == full ? row_norm_forward_kernel_v1<centered, full, T>
+                                      : row_norm_forward_kernel_v1<centered, 1, T>,
+           blocks_for(rows, 8), dim3(32, 8))(y, mean, rstd, branch.f ? branch.sum : x, gamma, beta,
+                                             epsilon, rows, int(C));
+    return;
+  }
+  with_packs_per_lane<T>(C, [&](auto packs, int W) {
+    constexpr int N = packs();
+    launch(branch.f ? row_norm_forward_kernel<centered, true, full, N, T>
+                    : row_norm_forward_kernel<centered, false, full, N, T>,
+           blocks_for(rows, 8 / W),
+           dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon, rows, int(C), W);
   });
 }
 
@@ -357,36 +382,34 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
                            const T* x, const float* mean, const float* rstd, const float* gamma,
                            int64_t rows, int64_t C) {
   constexpr int full = 16 / sizeof(T);
+  const bool held = is_held_in_registers<T>(C);
   const int V = vector_width<T>(C);
-  unsigned parts;
-  float *gamma_partials, *beta_partials;
-  const auto make_partials = [&](int64_t wanted) {
-    parts = unsigned(wanted);
-    gamma_partials = tape.scratch<float>(wanted * C);
-    beta_partials = tape.scratch<float>(wanted * C);
-  };
-  if (V == full && C <= 8 * 32 * 32) {
-    int W = 1;
-    while (C > W * 32 * 32) W *= 2;
-    make_partials(row_parts(rows, 4, 32));  // at most 256 blocks, about two for each SM
-    with_lane_channels((C + 32 * W - 1) / (32 * W), [&](auto channels) {
-      launch(row_norm_backward_kernel<centered, full, channels() / full, T>, parts, dim3(32, 8))(
-          dx, add, gamma_partials, beta_partials, dy, x, mean, rstd, gamma, rows, int(C), W);
+  const unsigned columns = held ? 1 : blocks_for(C, 32 * V);
+  // As many blocks as run at a time, 2 on each SM: then none has to wait, and partial sums are few.
+  const int64_t blocks = held ? 2 * multiprocessors() : 1024;
+  const unsigned parts = unsigned(row_parts(rows, columns, held ? 8 : 32, blocks));
+  float* gamma_partials = tape.scratch<float>(parts * C);
+  float* beta_partials = tape.scratch<float>(parts * C);
+  if (held) {
+    with_packs_per_lane<T>(C, [&](auto packs, int W) {
+      constexpr int N = packs();
+      const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 256 * 16;
+      launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
+                 : row_norm_backward_kernel<centered, false, full, N, T>,
+             parts, dim3(32, 8),
+             ring)(dx, gamma_partials, beta_partials, dy, x, mean, rstd, gamma, rows, int(C), W);
     });
   } else {
     float* sums = tape.scratch<float>(2 * rows);
     launch(V == full ? row_norm_row_sums_kernel<centered, full, T>
                      : row_norm_row_sums_kernel<centered, 1, T>,
            blocks_for(rows, 8), dim3(32, 8))(sums, dy, x, mean, rstd, gamma, rows, int(C));
-    const unsigned columns = blocks_for(C, 32 * V);
-    make_partials(row_parts(rows, columns, 32));
     launch(V == full ? row_norm_columns_kernel<centered, full, T>
                      : row_norm_columns_kernel<centered, 1, T>,
            dim3(columns, parts), dim3(32, 8))(dx, add, gamma_partials, beta_partials, sums, dy, x,
                                               mean, rstd, gamma, rows, int(C));
   }
-  if (dgamma) add_partials_gpu(dgamma, gamma_partials, parts, C);
-  if (dbeta) add_partials_gpu(dbeta, beta_partials, parts, C);
+  add_partials_gpu({{dgamma, gamma_partials, parts, C, C}, {dbeta, beta_partials, parts, C, C}});
 }
 
 }  // namespace dyt

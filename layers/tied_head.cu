@@ -81,15 +81,18 @@ void scale_cpu(T* to, bool add, const T* from, const T* dloss, T rows, const T* 
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// One block per row of a chunk. The first pass over the row finds the maximum and the sum of the
-// exponentials together: when a thread's maximum rises, its sum so far is scaled down. The second,
-// which finds the row in the cache (a row of GPT-2 takes 100 KB), puts dl in its place. Reads 2
-// bytes per logit in bf16, and in training writes 2.
+// One block per row of a chunk; rows lie `apart` numbers apart, a multiple of V, and what is between
+// them is not looked at (a word beyond the vocabulary has probability 0). The first pass over the row
+// finds the maximum and the sum of the exponentials together: when a thread's maximum rises, its sum
+// so far is scaled down. The second, which finds the row in the cache (a row of GPT-2 takes 100 KB),
+// puts dl in its place. Reads 2 bytes per logit in bf16, and in training writes 2.
 template <bool with_gradient, int V, class T>
-__global__ void row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
-                                  LossOptions options, int vocabulary) {
+__global__ void __launch_bounds__(1024)
+    row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
+                      LossOptions options, int vocabulary, int64_t apart) {
+  constexpr float log2_e = 1.44269504088896340736f;
   const int64_t r = blockIdx.x;
-  T* l = logits + r * vocabulary;
+  T* l = logits + r * apart;
   const int label = labels[r];
   const bool known = label >= 0 && label < vocabulary;
   const bool without = left_out(label, options.ignores);
@@ -98,19 +101,22 @@ __global__ void row_losses_kernel(float* losses, T* logits, const int32_t* label
   float max = -FLT_MAX, sum = 0, sum_l = 0;  // finite: max - max must not be NaN
   for (int k = int(threadIdx.x) * V; k < vocabulary; k += int(blockDim.x) * V) {
     const Pack<T, V> in = load<V>(l + k);
-    float risen = max;
+    float v[V], risen = max;
 #pragma unroll
-    for (int i = 0; i < V; ++i) risen = fmaxf(risen, float(in.v[i]));
-    sum *= expf(max - risen);
+    for (int i = 0; i < V; ++i) {
+      v[i] = k + i < vocabulary ? float(in.v[i]) : -FLT_MAX;
+      risen = fmaxf(risen, v[i]);
+    }
+    sum *= exp2_approx((max - risen) * log2_e);
     max = risen;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      sum += expf(float(in.v[i]) - max);
-      sum_l += float(in.v[i]);
+      sum += exp2_approx((v[i] - max) * log2_e);
+      sum_l += k + i < vocabulary ? v[i] : 0.0f;
     }
   }
   const float row_max = block_max(max);
-  const float log_sum = logf(block_sum(sum * expf(max - row_max)));
+  const float log_sum = logf(block_sum(sum * exp2_approx((max - row_max) * log2_e)));
   float loss = log_sum - on_label * (at_label - row_max);
   if (off_label > 0) loss -= off_label * block_sum(sum_l) - options.smoothing * row_max;
   if (threadIdx.x == 0) losses[r] = without ? 0.0f : loss;
@@ -118,14 +124,15 @@ __global__ void row_losses_kernel(float* losses, T* logits, const int32_t* label
   // The barriers of block_sum lie between every thread's reading of l[label] and this.
   const float factor = known ? scale : NAN;
   for (int k = int(threadIdx.x) * V; k < vocabulary; k += int(blockDim.x) * V) {
-    Pack<T, V> pack = load<V>(l + k);
+    const Pack<T, V> in = load<V>(l + k);
+    float out[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const float p = expf(float(pack.v[i]) - row_max - log_sum);
+      const float p = exp2_approx((float(in.v[i]) - row_max - log_sum) * log2_e);
       const float q = (k + i == label ? on_label : 0.0f) + off_label;
-      pack.v[i] = T(without ? 0.0f : factor * (p - q));
+      out[i] = without || k + i >= vocabulary ? 0.0f : factor * (p - q);
     }
-    store<V>(l + k, pack);
+    store<V>(l + k, out);
   }
 }
 
@@ -146,15 +153,13 @@ __global__ void scale_kernel(T* to, bool add, const T* from, const float* dloss,
 
 template <class T>
 void row_losses_gpu(float* losses, T* logits, const int32_t* labels, float scale,
-                    const LossOptions& options, bool with_gradient, int64_t rows, int64_t V) {
+                    const LossOptions& options, bool with_gradient, int64_t rows, int64_t V,
+                    int64_t apart) {
   constexpr int full = 16 / sizeof(T);
-  const bool wide = vector_width<T>(V) == full;
-  const auto kernel = with_gradient
-                          ? wide ? row_losses_kernel<true, full, T> : row_losses_kernel<true, 1, T>
-                      : wide ? row_losses_kernel<false, full, T>
-                             : row_losses_kernel<false, 1, T>;
+  const auto kernel =
+      with_gradient ? row_losses_kernel<true, full, T> : row_losses_kernel<false, full, T>;
   const unsigned threads = V <= 512 ? 32 : V <= 4096 ? 256 : 1024;
-  launch(kernel, unsigned(rows), threads)(losses, logits, labels, scale, options, int(V));
+  launch(kernel, unsigned(rows), threads)(losses, logits, labels, scale, options, int(V), apart);
 }
 
 template <class T>
@@ -169,10 +174,19 @@ void scale_gpu(T* to, bool add, const T* from, const float* dloss, float rows, c
 // (4) The op --------------------------------------------------------------------------------------
 
 // Rows of a chunk. On the CPU its logits should stay in the cache between the product that makes
-// them and the two that use them; a GPU wants enough rows to be busy.
+// them and the two that use them. A GPU wants many rows: every chunk reads and writes all of dweight
+// in f32, 154 MB for GPT-2. Its 2^29 logits take 1 GiB in bf16.
 int64_t default_chunk(const Tape& tape, int64_t rows, int64_t V) {
-  const int64_t logits = tape.on_cpu() ? int64_t(1) << 20 : int64_t(1) << 26;
+  const int64_t logits = tape.on_cpu() ? int64_t(1) << 20 : int64_t(1) << 29;
   return std::min(rows, std::max<int64_t>(64, logits / V / 64 * 64));
+}
+
+// How far rows of logits lie apart: on a GPU, on whole packs of 128 bytes. GPT-2's vocabulary is
+// odd, and without this nothing could read its logits by more than 2 bytes at a time.
+template <class T>
+int64_t row_distance(const Tape& tape, int64_t V) {
+  constexpr int64_t pack = 128 / sizeof(T);
+  return tape.on_cpu() ? V : (V + pack - 1) / pack * pack;
 }
 
 // What the forward pass leaves for the backward pass: gradients for dloss = 1; null if not
@@ -183,19 +197,31 @@ struct HeadGradients {
   Acc<T>* dweight = nullptr;
 };
 
+// A product, one of whose matrices is the logits, with rows as far apart as theirs are.
+template <class T, class TC>
+void head_product(const Tape& tape, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a,
+                  int64_t a_row, const T* b, float beta, TC* c, int64_t c_row) {
+  if constexpr (gpu_computes<T>) {
+    if (!tape.on_cpu()) {
+      return matmul_with_rows(op_a, op_b, m, n, k, a, a_row, b, beta, c, c_row);
+    }
+  }
+  matmul(tape.device(), op_a, op_b, m, n, k, a, b, beta, c);
+}
+
 template <class T>
 void tied_head_forward(Tape& tape, Acc<T>* loss, Acc<T>* counted, HeadGradients<T> out, const T* x,
                        const T* weight, const int32_t* labels, const LossOptions& options,
                        int64_t rows, int64_t C, int64_t V, int64_t chunk) {
   using A = Acc<T>;
-  const Device device = tape.device();
-  T* logits = tape.scratch<T>(chunk * V);
+  const int64_t apart = row_distance<T>(tape, V);
+  T* logits = tape.scratch<T>(chunk * apart);
   A* losses = tape.scratch<A>(rows);
   const double scale = 1 / double(rows);
   for (int64_t first = 0; first < rows; first += chunk) {
     const int64_t n = std::min(chunk, rows - first);
     const T* x_chunk = x + first * C;
-    matmul(device, Op::none, Op::transpose, n, V, C, x_chunk, weight, 0.0f, logits);
+    head_product(tape, Op::none, Op::transpose, n, V, C, x_chunk, C, weight, 0.0f, logits, apart);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
         const auto row_losses = out.dweight ? row_losses_cpu<true, T> : row_losses_cpu<false, T>;
@@ -205,16 +231,17 @@ void tied_head_forward(Tape& tape, Acc<T>* loss, Acc<T>* counted, HeadGradients<
     if constexpr (gpu_computes<T>) {
       if (!tape.on_cpu()) {
         row_losses_gpu(losses + first, logits, labels + first, float(scale), options,
-                       out.dweight != nullptr, n, V);
+                       out.dweight != nullptr, n, V, apart);
       }
     }
+    const T* dlogits = logits;
     if (out.dx) {
-      matmul(device, Op::none, Op::none, n, C, V, static_cast<const T*>(logits), weight, 0.0f,
-             out.dx + first * C);
+      head_product(tape, Op::none, Op::none, n, C, V, dlogits, apart, weight, 0.0f,
+                   out.dx + first * C, C);
     }
     if (out.dweight) {
-      matmul(device, Op::transpose, Op::none, V, C, n, static_cast<const T*>(logits), x_chunk,
-             first ? 1.0f : 0.0f, out.dweight);
+      head_product(tape, Op::transpose, Op::none, V, C, n, dlogits, apart, x_chunk,
+                   first ? 1.0f : 0.0f, out.dweight, C);
     }
   }
   mean_loss(tape, loss, counted, losses, options.ignores ? labels : nullptr, rows);

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "layers/convolutions.h"
+#include "layers/mlp.h"
 #include "models/presets.h"
 
 namespace dyt {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "layers/mlp.h"
 #include "models/presets.h"
 
 namespace dyt {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "layers/mlp.h"
 #include "models/presets.h"
 
 namespace dyt {

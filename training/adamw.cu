@@ -67,27 +67,38 @@ void adamw_cpu(A* w, A* m, A* v, const A* g, int64_t n, int64_t decayed, const A
 // (3) The kernels
 // ----------------------------------------------------------------------------------
 
-// Each block sums a contiguous part; 4 bytes read per element.
-__global__ void sum_of_squares_kernel(float* partials, const float* x, int64_t n, int64_t part) {
+// Each block sums a contiguous part, a multiple of 4 numbers; 4 bytes read per element.
+__global__ void __launch_bounds__(256)
+    sum_of_squares_kernel(float* partials, const float* x, int64_t n, int64_t part) {
   const int64_t begin = blockIdx.x * part, end = begin + part < n ? begin + part : n;
   float sum = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) sum += x[i] * x[i];
+#pragma unroll 4
+  for (int64_t i = begin + threadIdx.x * 4; i < end; i += 256 * 4) {
+    const Pack<float> in = load<4>(x + i);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sum += in.v[k] * in.v[k];
+  }
   sum = block_sum(sum);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// One thread per element: consecutive threads, consecutive addresses in all four buffers.
-__global__ void adamw_kernel(float* w, bf16* copy, float* m, float* v, const float* g, int64_t n,
-                             int64_t decayed, const float* squares, Step<float> s) {
-  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= n) return;
+// One thread per 4 elements, 16 bytes of each buffer (flat buffers are a multiple of that long).
+__global__ void __launch_bounds__(256)
+    adamw_kernel(float* w, bf16* copy, float* m, float* v, const float* g, int64_t n,
+                 int64_t decayed, const float* squares, Step<float> s) {
+  const int64_t first = (int64_t(blockIdx.x) * 256 + threadIdx.x) * 4;
+  if (first >= n) return;
+  Pack<float> w_i = load<4>(w + first), m_i = load<4>(m + first), v_i = load<4>(v + first);
+  const Pack<float> g_i = load<4>(g + first);
   const float scale = clip_scale(sqrtf(*squares), s.max_norm);
-  float w_i = w[i], m_i = m[i], v_i = v[i];
-  update(w_i, m_i, v_i, g[i], i < decayed, scale, s);
-  w[i] = w_i;
-  m[i] = m_i;
-  v[i] = v_i;
-  if (copy) copy[i] = bf16(w_i);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    update(w_i.v[k], m_i.v[k], v_i.v[k], g_i.v[k], first + k < decayed, scale, s);
+  }
+  store<4>(w + first, w_i);
+  store<4>(m + first, m_i);
+  store<4>(v + first, v_i);
+  if (copy) store<4>(copy + first, w_i.v);
 }
 
 constexpr int64_t norm_parts = 1024;
@@ -136,12 +147,13 @@ void AdamW::step(float lr) {
   }
   float* squares = static_cast<float*>(norm_partials_.data());
   const float* g = static_cast<const float*>(parameters_.gradients());
-  const int64_t part = std::max<int64_t>(4096, (n + norm_parts - 1) / norm_parts);
+  require(n % 4 == 0, "adamw: flat buffers of ", n, " numbers are no whole packs of 4");
+  const int64_t part = std::max<int64_t>(4096, (n + norm_parts * 4 - 1) / (norm_parts * 4) * 4);
   const unsigned parts = blocks_for(n, part);
   launch(sum_of_squares_kernel, parts, 256)(squares + 1, g, n, part);
   fill_zero(parameters_.device(), squares, sizeof(float));
   add_partials_gpu(squares, squares + 1, parts, 1);
-  launch(adamw_kernel, blocks_for(n, 256), 256)(
+  launch(adamw_kernel, blocks_for(n, 4 * 256), 256)(
       static_cast<float*>(parameters_.masters()), static_cast<bf16*>(parameters_.copies()),
       static_cast<float*>(first_.data()), static_cast<float*>(second_.data()), g, n, decayed,
       squares, step_of(float{}));

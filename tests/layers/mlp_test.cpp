@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "layers/layers.h"
+#include "layers/mlp.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {

@@ -3,6 +3,7 @@
 Keys are CASE/TENSOR; README.md lists the cases. Letters: C channels, F hidden width.
 """
 
+import torch
 import torch.nn.functional as F
 
 from fixture import Fixture
@@ -33,6 +34,37 @@ def make_mlp(f):
         f.case(name, lambda approximate=approximate, **t: mlp(approximate=approximate, **t), inputs)
 
 
+def make_residual_norms(f):
+    """y = x + f goes on beside z = norm(y): the result is y + z."""
+
+    def layernorm(x, f, weight, bias, alpha):
+        y = x + f
+        return y + F.layer_norm(y, y.shape[-1:], weight, bias, 1e-6) + 0 * alpha
+
+    def rmsnorm(x, f, weight, bias, alpha):
+        y = x + f
+        return y + weight * y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-6) + 0 * (
+            bias + alpha
+        )
+
+    def dyt(x, f, weight, bias, alpha):
+        y = x + f
+        return y + weight * torch.tanh(alpha * y) + bias
+
+    for function in layernorm, rmsnorm, dyt:
+        name = "residual_" + function.__name__
+        f.seed(name)
+        inputs = dict(
+            x=f.normal(5, 33),
+            f=f.normal(5, 33),
+            weight=f.normal(33, scale=0.3, mean=1),
+            bias=f.normal(33, scale=0.3),
+            alpha=f.full(0.7),
+        )
+        f.case(name, function, inputs)
+
+
 fixture = Fixture()
 make_mlp(fixture)
+make_residual_norms(fixture)
 fixture.save("products.safetensors")

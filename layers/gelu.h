@@ -1,13 +1,11 @@
 // GELU (Hendrycks & Gimpel, arXiv 1606.08415) and its derivative at one x, for the CPU loops (f32
-// and f64; a loop over them is vectorised) and for kernels (f32). layers/gelu.cu has the
-// mathematics. It is down here because matrix products can end in it (core/matmul.h).
+// and f64; a loop over them is vectorised) and for kernels (f32). gelu.cu has the mathematics.
 #pragma once
 #include "core/cpu_math.h"
 #include "core/dtype.h"
+#include "layers/layers.h"
 
 namespace dyt {
-
-enum class Gelu { erf, tanh };
 
 namespace gelu_detail {
 

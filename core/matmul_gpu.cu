@@ -19,6 +19,7 @@
 
 #include "core/launch.h"
 #include "core/matmul_gpu.h"
+#include "core/product.h"
 
 #if !defined(DYT_EMULATED)
 #include <cublasLt.h>
@@ -56,6 +57,13 @@ std::vector<float> to_floats(const T* data, int64_t rows, int64_t columns, int64
   return result;
 }
 
+// C = op(A) op(B) + beta C in f32, whatever products of the cpu are set to.
+void multiply(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const std::vector<float>& a,
+              const std::vector<float>& b, float beta, std::vector<float>& c) {
+  const CpuProductsIn f32(DType::f32);
+  matmul(Device::cpu, op_a, op_b, m, n, k, a.data(), b.data(), beta, c.data());
+}
+
 // GELU's tanh formula (layers/gelu.cu), as the library has it.
 float gelu_value(float x) {
   return 0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
@@ -75,7 +83,7 @@ void matmul_with_rows(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T
       to_floats(a, op_a == Op::none ? m : k, op_a == Op::none ? k : m, a_row);
   const std::vector<float> fb = to_floats(b, k, n, n);
   std::vector<float> fc = beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m, n, c_row);
-  matmul(Device::cpu, op_a, op_b, m, n, k, fa.data(), fb.data(), beta, fc.data());
+  multiply(op_a, op_b, m, n, k, fa, fb, beta, fc);
   for (int64_t i = 0; i < m * n; ++i) c[i / n * c_row + i % n] = TC(fc[size_t(i)]);
 }
 
@@ -87,7 +95,7 @@ bool matmul_with_epilogue(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
   const emulator::DeviceAccess access;
   const std::vector<float> fa = to_floats(a, m, k, k), fb = to_floats(b, k, n, n);
   std::vector<float> product(size_t(m * n));
-  matmul(Device::cpu, op_a, op_b, m, n, k, fa.data(), fb.data(), 0.0f, product.data());
+  multiply(op_a, op_b, m, n, k, fa, fb, 0.0f, product);
   for (int64_t i = 0; i < m * n; ++i) {
     float v = product[size_t(i)];
     if (e.bias) v += float(e.bias[i % n]);

@@ -81,11 +81,12 @@ void scale_cpu(T* to, bool add, const T* from, const T* dloss, T rows, const T* 
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// One block per row of a chunk; rows lie `apart` numbers apart, a multiple of V, and what is between
-// them is not looked at (a word beyond the vocabulary has probability 0). The first pass over the row
-// finds the maximum and the sum of the exponentials together: when a thread's maximum rises, its sum
-// so far is scaled down. The second, which finds the row in the cache (a row of GPT-2 takes 100 KB),
-// puts dl in its place. Reads 2 bytes per logit in bf16, and in training writes 2.
+// One block per row of a chunk; rows lie `apart` numbers apart, a multiple of V, and what is
+// between them is not looked at (a word beyond the vocabulary has probability 0). The first pass
+// over the row finds the maximum and the sum of the exponentials together: when a thread's maximum
+// rises, its sum so far is scaled down. The second, which finds the row in the cache (a row of
+// GPT-2 takes 100 KB), puts dl in its place. Reads 2 bytes per logit in bf16, and in training
+// writes 2.
 template <bool with_gradient, int V, class T>
 __global__ void __launch_bounds__(1024)
     row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
@@ -174,8 +175,8 @@ void scale_gpu(T* to, bool add, const T* from, const float* dloss, float rows, c
 // (4) The op --------------------------------------------------------------------------------------
 
 // Rows of a chunk. On the CPU its logits should stay in the cache between the product that makes
-// them and the two that use them. A GPU wants many rows: every chunk reads and writes all of dweight
-// in f32, 154 MB for GPT-2. Its 2^29 logits take 1 GiB in bf16.
+// them and the two that use them. A GPU wants many rows: every chunk reads and writes all of
+// dweight in f32, 154 MB for GPT-2. Its 2^29 logits take 1 GiB in bf16.
 int64_t default_chunk(const Tape& tape, int64_t rows, int64_t V) {
   const int64_t logits = tape.on_cpu() ? int64_t(1) << 20 : int64_t(1) << 29;
   return std::min(rows, std::max<int64_t>(64, logits / V / 64 * 64));

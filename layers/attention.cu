@@ -302,7 +302,7 @@ template <class T>
 void attention_forward_gpu(Heads<T> y, float* lse, Heads<const T> q, Heads<const T> k,
                            Heads<const T> v, const AttentionShape& shape) {
   if constexpr (std::is_same_v<T, bf16>) {
-    if (fits_tensor_cores(shape.D, y, q, k, v)) {
+    if (fits_tensor_cores(shape, y, q, k, v)) {
       return attention_forward_mma(y, lse, q, k, v, shape);
     }
   }
@@ -320,7 +320,7 @@ void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, b
                             Heads<const T> dy, Heads<const T> y, const float* lse, Heads<const T> q,
                             Heads<const T> k, Heads<const T> v, const AttentionShape& shape) {
   if constexpr (std::is_same_v<T, bf16>) {
-    if (fits_tensor_cores(shape.D, dq, dk, dv, dy, y, q, k, v)) {
+    if (fits_tensor_cores(shape, dq, dk, dv, dy, y, q, k, v)) {
       return attention_backward_mma(tape, dq, dk, dv, add, dy, y, lse, q, k, v, shape);
     }
   }

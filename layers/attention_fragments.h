@@ -18,6 +18,7 @@
 // according to the row: the 8 rows that ldmatrix reads at once, chunk c of each, then come from
 // all 32 banks.
 #pragma once
+#include <cmath>
 #include <type_traits>
 
 #include "core/kernel.h"
@@ -45,20 +46,23 @@ struct Lane {
 };
 
 // The tile, head and sample of a block. All tiles of a head run side by side, so that they share
-// the other side in the cache; unless they differ in work (causal), when the tiles with most of it
-// come first, of all heads, so that the GPU isn't left waiting for a few blocks at the end.
+// the other side in the cache; unless they differ in work, when the tiles with most of it come
+// first, of all heads, so that the GPU isn't left waiting for a few blocks at the end.
+enum class TileOrder { by_head, first_first, last_first };
 struct Place {
   int first, h, b;  // first row of the tile
-  enum Order { by_head, last_first, first_first };
-  __device__ Place(int rows, const AttentionShape& shape, int heads, int tile, Order order) {
-    const int tiles = (rows + tile - 1) / tile, pairs = int(shape.B) * heads;
-    const int n = int(blockIdx.x), pair = order == by_head ? n / tiles : n % pairs;
-    const int place = order == by_head ? n % tiles : n / pairs;
-    first = (order == last_first ? tiles - 1 - place : place) * tile;
-    b = pair / heads;
-    h = pair % heads;
+  __device__ Place(TileOrder order, int tile) {
+    const bool by_head = order == TileOrder::by_head;
+    const int place = int(by_head ? blockIdx.x : blockIdx.z);
+    first = (order == TileOrder::last_first ? int(gridDim.z) - 1 - place : place) * tile;
+    h = int(by_head ? blockIdx.y : blockIdx.x);
+    b = int(by_head ? blockIdx.z : blockIdx.y);
   }
 };
+inline dim3 grid_of(TileOrder order, int rows, int tile, int heads, int64_t samples) {
+  const unsigned tiles = blocks_for(rows, tile), H = unsigned(heads), B = unsigned(samples);
+  return order == TileOrder::by_head ? dim3(tiles, H, B) : dim3(H, B, tiles);
+}
 
 // The place of chunk c of row r in a tile: its distance from the tile's beginning. A row of W = 64
 // is as long as all banks: 8 rows in a column need 8 different places. With W = 32 two rows are,
@@ -218,20 +222,20 @@ __device__ inline void write_rows(bf16* to, int64_t stride, int rows, int D, boo
 }
 
 // Calls body(W, R), both as constants, for heads of width D and so many owned rows: R = 2 unless
-// its tiles would have much more padding, or at width 128 there are no registers for it.
-template <int R_128, class F>
+// its tiles would have much more padding. At width 128 there are no registers for R = 2.
+template <class F>
 void with_tile(int64_t D, int rows, F&& body) {
+  using std::integral_constant;
+  const int padded_1 = int(blocks_for(rows, owned<1>)) * owned<1>;
+  const int padded_2 = int(blocks_for(rows, owned<2>)) * owned<2>;
+  const bool two = 8 * padded_2 <= 9 * padded_1;
   const auto with_width = [&](auto width) {
-    if constexpr (decltype(width)::value <= 64 || R_128 == 2) {
-      const int padded_1 = int(blocks_for(rows, owned<1>)) * owned<1>;
-      const int padded_2 = int(blocks_for(rows, owned<2>)) * owned<2>;
-      if (8 * padded_2 <= 9 * padded_1) return body(width, std::integral_constant<int, 2>{});
-    }
-    return body(width, std::integral_constant<int, 1>{});
+    if (two) return body(width, integral_constant<int, 2>{});
+    return body(width, integral_constant<int, 1>{});
   };
-  if (D <= 32) return with_width(std::integral_constant<int, 32>{});
-  if (D <= 64) return with_width(std::integral_constant<int, 64>{});
-  return with_width(std::integral_constant<int, 128>{});
+  if (D <= 32) return with_width(integral_constant<int, 32>{});
+  if (D <= 64) return with_width(integral_constant<int, 64>{});
+  return body(integral_constant<int, 128>{}, integral_constant<int, 1>{});
 }
 
 }  // namespace dyt::attention_fragments

@@ -64,23 +64,21 @@ __device__ void softmax_step(float (&s)[R][N][4], float (&m)[R][2], float (&l)[R
   }
 }
 
-// Columns of s at a time: of 64 streamed rows, so many are in registers at once.
-template <int W, int R>
-constexpr int at_once = W* R < 256 ? 64 : 32;
-
 // A block of 4 warps per 64 R queries of a head. Shared memory: 48 KiB at width 64 with R = 2 and
-// two stages, 96 KiB at 128. Registers: R (W / 2 + 32) for o and s, so two blocks fit on an SM.
+// two stages, 80 KiB at 128 with R = 1. Registers: R (W / 2 + 32) for o and s, about 230 of all
+// kinds with W = 64 and R = 2, so two blocks fit on an SM.
 template <int W, int R, int stages>
 constexpr size_t forward_bytes = (owned<R> + 2 * stages * streamed) * W * sizeof(bf16);
 
 template <int W, int R, int stages>
 __global__ void __launch_bounds__(block_size, 2)
     attention_forward_mma_kernel(Heads<bf16> y, float* lse, Heads<const bf16> q,
-                                 Heads<const bf16> k, Heads<const bf16> v, AttentionShape shape) {
+                                 Heads<const bf16> k, Heads<const bf16> v, AttentionShape shape,
+                                 TileOrder order) {
   constexpr int M = owned<R>, N = streamed;
   DYNAMIC_SHARED(bf16, shared);
   constexpr int q_tile = 0, k_tiles = M * W, v_tiles = k_tiles + stages * N * W;
-  const Place at(shape.T_q, shape, shape.H, M, shape.causal ? Place::last_first : Place::by_head);
+  const Place at(order, M);
   const Lane<R> my;
   const int D = shape.D, kv = at.h / shape.group(), length = shape.T_k;
   const int queries = min(M, shape.T_q - at.first), row = at.first + my.row + my.g;
@@ -108,22 +106,18 @@ __global__ void __launch_bounds__(block_size, 2)
 #pragma unroll
   for (int r = 0; r < R; ++r) m[r][0] = m[r][1] = -INFINITY;
   for (int step = 0; step * N < keys; ++step) {
-    const int tile = step % stages * N * W;
+    const int first = step * N, tile = step % stages * N * W;
     wait_for_copies<stages - 2>();
     __syncthreads();  // everybody's part of this tile is here, and nobody reads the last one
     load_step(step + stages - 1);
-#pragma unroll 1
-    for (int part = 0; part < N; part += at_once<W, R>) {
-      const int first = step * N + part;
-      if (first >= keys_of_warp) break;
-      float s[R][at_once<W, R> / 8][4];
-      scores<W>(s, shared, q_tile, k_tiles + tile, part, my);
-      if (first + at_once < W, R >> seen_by_all) {
-        hide_columns(s, [&](int r) { return keys_of(row + r) - first - 2 * my.t; });
-      }
-      softmax_step(s, m, l, o, c);
-      accumulate<W>(o, s, shared, v_tiles + tile, part, my);
+    if (first >= keys_of_warp) continue;
+    float s[R][N / 8][4];
+    scores<W>(s, shared, q_tile, k_tiles + tile, 0, my);
+    if (first + N > seen_by_all) {
+      hide_columns(s, [&](int r) { return keys_of(row + r) - first - 2 * my.t; });
     }
+    softmax_step(s, m, l, o, c);
+    accumulate<W>(o, s, shared, v_tiles + tile, 0, my);
   }
 #pragma unroll
   for (int r = 0; r < R; ++r) {
@@ -146,11 +140,12 @@ __global__ void __launch_bounds__(block_size, 2)
 
 void attention_forward_mma(Heads<bf16> y, float* lse, Heads<const bf16> q, Heads<const bf16> k,
                            Heads<const bf16> v, const AttentionShape& shape) {
-  with_tile<1>(shape.D, shape.T_q, [&](auto width, auto rows) {
+  with_tile(shape.D, shape.T_q, [&](auto width, auto rows) {
     constexpr int W = decltype(width)::value, R = decltype(rows)::value, stages = 2;
-    const unsigned tiles = blocks_for(shape.T_q, owned<R>);
-    launch(attention_forward_mma_kernel<W, R, stages>, unsigned(shape.B * shape.H) * tiles,
-           block_size, forward_bytes<W, R, stages>)(y, lse, q, k, v, shape);
+    const TileOrder order = shape.causal ? TileOrder::last_first : TileOrder::by_head;
+    launch(attention_forward_mma_kernel<W, R, stages>,
+           grid_of(order, shape.T_q, owned<R>, shape.H, shape.B), block_size,
+           forward_bytes<W, R, stages>)(y, lse, q, k, v, shape, order);
   });
 }
 

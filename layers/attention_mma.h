@@ -7,13 +7,13 @@
 namespace dyt {
 
 // Whether rows of heads can be read and written 16 bytes at a time, as these kernels want: width a
-// multiple of 8, the rest aligned.
+// multiple of 8, the rest aligned. (And a grid has at most 65,535 places for samples.)
 template <class... T>
-bool fits_tensor_cores(int64_t D, const Heads<T>&... heads) {
+bool fits_tensor_cores(const AttentionShape& shape, const Heads<T>&... heads) {
   const auto fits = [](const auto& x) {
     return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.row % 8 == 0 && x.sample % 8 == 0;
   };
-  return D % 8 == 0 && D <= 128 && (fits(heads) && ...);
+  return shape.D % 8 == 0 && shape.D <= 128 && shape.B < 65536 && (fits(heads) && ...);
 }
 
 // y (B, T_q, H, D) and lse (B, H, T_q) from q, k, v, all of which fit (see above).

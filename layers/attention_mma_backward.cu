@@ -26,8 +26,7 @@ namespace {
 using namespace attention_fragments;
 
 // Columns of s and dp at a time: of 64 streamed rows, so many are in registers at once.
-template <int W, int R>
-constexpr int at_once = W* R < 256 ? 32 : 16;
+constexpr int at_once = 32;
 
 // delta of the warp's rows, dy . y: 4 lanes to a row, 16 bytes each at a time. dy from its tile.
 template <int W, int R>
@@ -53,7 +52,7 @@ __device__ void delta_of_rows(float (&delta)[R][2], const bf16* dy_tile, const b
 }
 
 // A block of 4 warps per 64 R queries of a head; dq and delta (B, H, T_q). Shared memory: 64 KiB at
-// width 64 with R = 2, 128 KiB at 128.
+// width 64 with R = 2, 96 KiB at 128 with R = 1: two blocks on an SM of sm_90.
 template <int W, int R, int stages>
 constexpr size_t backward_bytes = (2 * owned<R> + 2 * stages * streamed) * W * sizeof(bf16);
 
@@ -61,13 +60,13 @@ template <int W, int R, int stages>
 __global__ void __launch_bounds__(block_size, 2)
     attention_backward_q_mma_kernel(Heads<bf16> dq, bool add, float* delta, Heads<const bf16> dy,
                                     Heads<const bf16> y, const float* lse, Heads<const bf16> q,
-                                    Heads<const bf16> k, Heads<const bf16> v,
-                                    AttentionShape shape) {
-  constexpr int M = owned<R>, N = streamed, C = at_once<W, R> / 8;
+                                    Heads<const bf16> k, Heads<const bf16> v, AttentionShape shape,
+                                    TileOrder order) {
+  constexpr int M = owned<R>, N = streamed, C = at_once / 8;
   constexpr int q_tile = 0, dy_tile = M * W, k_tiles = 2 * M * W,
                 v_tiles = k_tiles + stages * N * W;
   DYNAMIC_SHARED(bf16, shared);
-  const Place at(shape.T_q, shape, shape.H, M, shape.causal ? Place::last_first : Place::by_head);
+  const Place at(order, M);
   const Lane<R> my;
   const int D = shape.D, kv = at.h / shape.group(), length = shape.T_k;
   const int queries = min(M, shape.T_q - at.first), row = at.first + my.row + my.g;
@@ -114,7 +113,7 @@ __global__ void __launch_bounds__(block_size, 2)
     load_step(step + stages - 1);
     const int tile = step % stages * N * W;
 #pragma unroll 1
-    for (int part = 0; part < N; part += at_once<W, R>) {
+    for (int part = 0; part < N; part += at_once) {
       const int first = step * N + part;
       if (first >= keys_of_warp) break;
       float s[R][C][4], ds[R][C][4];
@@ -156,15 +155,15 @@ template <int W, int R, int stages>
 __global__ void __launch_bounds__(block_size, 2)
     attention_backward_kv_mma_kernel(Heads<bf16> dk, Heads<bf16> dv, bool add, Heads<const bf16> dy,
                                      const float* lse, const float* delta, Heads<const bf16> q,
-                                     Heads<const bf16> k, Heads<const bf16> v,
-                                     AttentionShape shape) {
-  constexpr int M = owned<R>, N = streamed, C = at_once<W, R> / 8;
+                                     Heads<const bf16> k, Heads<const bf16> v, AttentionShape shape,
+                                     TileOrder order) {
+  constexpr int M = owned<R>, N = streamed, C = at_once / 8;
   constexpr int k_tile = 0, v_tile = M * W, q_tiles = 2 * M * W;
   constexpr int dy_tiles = q_tiles + stages * N * W;
   DYNAMIC_SHARED(bf16, shared);
   float* const lse_tiles = reinterpret_cast<float*>(shared + dy_tiles + stages * N * W);
   float* const delta_tiles = lse_tiles + stages * N;
-  const Place at(shape.T_k, shape, shape.KV, M, shape.causal ? Place::first_first : Place::by_head);
+  const Place at(order, M);
   const Lane<R> my;
   const int D = shape.D, length = shape.T_k, keys = min(M, shape.T_k - at.first);
   // The first query that sees a key; none sees one beyond the length.
@@ -201,8 +200,8 @@ __global__ void __launch_bounds__(block_size, 2)
     commit_copies();
   };
 
-  load_tile<M, W>(shared + k_tile, k.head(at.b, at.h, D), k.row, at.first, shape.T_k, D);
-  load_tile<M, W>(shared + v_tile, v.head(at.b, at.h, D), v.row, at.first, shape.T_k, D);
+  load_tile<M, W>(shared + k_tile, k.head(at.b, at.h, D), k.row, at.first, length, D);
+  load_tile<M, W>(shared + v_tile, v.head(at.b, at.h, D), v.row, at.first, length, D);
 #pragma unroll
   for (int stage = 0; stage < stages - 1; ++stage) load_step(stage);
   const float c = float(shape.scale) * log2_e;
@@ -213,9 +212,9 @@ __global__ void __launch_bounds__(block_size, 2)
     load_step((stage + stages - 1) % stages);
     const int tile = stage * N * W;
 #pragma unroll 1
-    for (int part = 0; part < N; part += at_once<W, R>) {
+    for (int part = 0; part < N; part += at_once) {
       const int first = step.first + part;
-      if (first + at_once<W, R> <= of_warp || first >= shape.T_q) continue;
+      if (first + at_once <= of_warp || first >= shape.T_q) continue;
       float p[R][C][4], ds[R][C][4];
       scores<W>(p, shared, k_tile, q_tiles + tile, part, my);
       scores<W>(ds, shared, v_tile, dy_tiles + tile, part, my);
@@ -272,18 +271,19 @@ void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf
                             const AttentionShape& shape) {
   constexpr int stages = 2;
   float* const delta = tape.scratch<float>(shape.B * shape.H * shape.T_q);
-  with_tile<2>(shape.D, shape.T_q, [&](auto width, auto rows) {
+  with_tile(shape.D, shape.T_q, [&](auto width, auto rows) {
     constexpr int W = decltype(width)::value, R = decltype(rows)::value;
-    const unsigned tiles = blocks_for(shape.T_q, owned<R>);
-    launch(attention_backward_q_mma_kernel<W, R, stages>, unsigned(shape.B * shape.H) * tiles,
-           block_size, backward_bytes<W, R, stages>)(dq, add, delta, dy, y, lse, q, k, v, shape);
+    const TileOrder order = shape.causal ? TileOrder::last_first : TileOrder::by_head;
+    launch(attention_backward_q_mma_kernel<W, R, stages>,
+           grid_of(order, shape.T_q, owned<R>, shape.H, shape.B), block_size,
+           backward_bytes<W, R, stages>)(dq, add, delta, dy, y, lse, q, k, v, shape, order);
   });
-  with_tile<1>(shape.D, shape.T_k, [&](auto width, auto rows) {
+  with_tile(shape.D, shape.T_k, [&](auto width, auto rows) {
     constexpr int W = decltype(width)::value, R = decltype(rows)::value;
-    const unsigned tiles = blocks_for(shape.T_k, owned<R>);
-    launch(attention_backward_kv_mma_kernel<W, R, stages>, unsigned(shape.B * shape.KV) * tiles,
-           block_size,
-           backward_kv_bytes<W, R, stages>)(dk, dv, add, dy, lse, delta, q, k, v, shape);
+    const TileOrder order = shape.causal ? TileOrder::first_first : TileOrder::by_head;
+    launch(attention_backward_kv_mma_kernel<W, R, stages>,
+           grid_of(order, shape.T_k, owned<R>, shape.KV, shape.B), block_size,
+           backward_kv_bytes<W, R, stages>)(dk, dv, add, dy, lse, delta, q, k, v, shape, order);
   });
 }
 

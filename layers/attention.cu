@@ -13,7 +13,9 @@
 //       ds_ij = p_ij (dp_ij - delta_i),  delta_i = sum_j p_ij dp_ij = dy_i . y_i
 //       dq_i  = scale sum_j ds_ij k_j   dk_j  = scale sum_i ds_ij q_i
 //
-//     A key head that serves several query heads gets the sum of what they send back.
+//     A key head that serves several query heads gets the sum of what they send back. In a batch of
+//     texts of different lengths the shorter ones end in padding: keys from length_b on are seen by
+//     no query, and get no gradient. What queries in the padding give is finite and means nothing.
 //
 //     s and p are T_q x T_k numbers per head: for 1,024 tokens of GPT-2 small 48 MiB per sample and
 //     layer in f32, many times what q, k and v take. So, after FlashAttention (arXiv 2205.14135,
@@ -37,7 +39,7 @@
 #include "layers/attention_cpu.h"
 #include "layers/attention_mma.h"
 #include "layers/attention_tiles.h"
-#include "layers/layers.h"
+#include "layers/texts.h"
 
 namespace dyt {
 namespace {
@@ -63,8 +65,8 @@ struct Place {
   }
 };
 
-__device__ bool sees(const AttentionShape& shape, int query, int key) {
-  return key < shape.T_k && key < shape.keys_of(query);
+__device__ bool sees(const AttentionShape& shape, int length, int query, int key) {
+  return key < shape.keys_of(query, length);
 }
 
 // A block per 64 queries of a head; y and lse. Of device memory it reads q once and k and v once
@@ -91,9 +93,9 @@ __global__ void __launch_bounds__(block_size, 2)
   const float scale = float(shape.scale);
   const int kv = at.h / shape.group(), row = at.first + int(threadIdx.y) * R;
   const int queries = min(M, shape.T_q - at.first);
-  const int keys = shape.keys_of(at.first + queries - 1);  // that the last query sees
-  const int keys_of_warp =
-      warp_row<R>(at.first) < shape.T_q ? shape.keys_of(warp_row<R>(at.first) + 2 * R - 1) : 0;
+  const int length = shape.length_of(at.b), last = warp_row<R>(at.first) + 2 * R - 1;
+  const int keys = shape.keys_of(at.first + queries - 1, length);  // that the last query sees
+  const int keys_of_warp = last - 2 * R + 1 < shape.T_q ? shape.keys_of(last, length) : 0;
 
   load_tile<M, W>(q_tile, q.head(at.b, at.h, D) + at.first * q.row, q.row, queries, D, wide);
   float o[R][W / side] = {}, m[R], l[R] = {};
@@ -101,8 +103,8 @@ __global__ void __launch_bounds__(block_size, 2)
   for (int r = 0; r < R; ++r) m[r] = -INFINITY;
   for (int first = 0; first < keys; first += N) {
     __syncthreads();  // the last step has been read
-    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, shape.T_k - first, D, wide);
-    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, shape.T_k - first, D, wide);
+    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, length - first, D, wide);
+    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, length - first, D, wide);
     __syncthreads();
     if (first >= keys_of_warp) continue;
     float p[R][C];
@@ -111,10 +113,11 @@ __global__ void __launch_bounds__(block_size, 2)
     for (int r = 0; r < R; ++r) {
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        const bool seen = sees(shape, row + r, first + int(threadIdx.x) + c * side);
+        const bool seen = sees(shape, length, row + r, first + int(threadIdx.x) + c * side);
         p[r][c] = seen ? scale * p[r][c] : -INFINITY;
       }
-      // Key 0 is seen by every query, so the maximum is finite from the first step on.
+      // Key 0 is seen by every query (a length is at least 1), so the maximum is finite from the
+      // first step on.
       const float highest = fmaxf(m[r], row_max(p[r]));
       const float correction = __expf(m[r] - highest);
 #pragma unroll
@@ -178,9 +181,9 @@ __global__ void __launch_bounds__(block_size, 2)
   const float scale = float(shape.scale);
   const int kv = at.h / shape.group(), row = at.first + int(threadIdx.y) * R;
   const int queries = min(M, shape.T_q - at.first);
-  const int keys = shape.keys_of(at.first + queries - 1);
-  const int keys_of_warp =
-      warp_row<R>(at.first) < shape.T_q ? shape.keys_of(warp_row<R>(at.first) + 2 * R - 1) : 0;
+  const int length = shape.length_of(at.b), last = warp_row<R>(at.first) + 2 * R - 1;
+  const int keys = shape.keys_of(at.first + queries - 1, length);
+  const int keys_of_warp = last - 2 * R + 1 < shape.T_q ? shape.keys_of(last, length) : 0;
 
   load_tile<M, W>(q_tile, q.head(at.b, at.h, D) + at.first * q.row, q.row, queries, D, wide);
   load_tile<M, W>(dy_tile, dy.head(at.b, at.h, D) + at.first * dy.row, dy.row, queries, D, wide);
@@ -193,8 +196,8 @@ __global__ void __launch_bounds__(block_size, 2)
   }
   for (int first = 0; first < keys; first += N) {
     __syncthreads();  // the last step has been read
-    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, shape.T_k - first, D, wide);
-    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, shape.T_k - first, D, wide);
+    load_tile<N, W>(k_tile, k.head(at.b, kv, D) + first * k.row, k.row, length - first, D, wide);
+    load_tile<N, W>(v_tile, v.head(at.b, kv, D) + first * v.row, v.row, length - first, D, wide);
     __syncthreads();
     if (first >= keys_of_warp) continue;
     float s[R][C], ds[R][C];
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(block_size, 2)
     for (int r = 0; r < R; ++r) {
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        const bool seen = sees(shape, row + r, first + int(threadIdx.x) + c * side);
+        const bool seen = sees(shape, length, row + r, first + int(threadIdx.x) + c * side);
         const float p = seen ? __expf(scale * s[r][c] - lse_r[r]) : 0.0f;
         ds[r][c] = p * (ds[r][c] - delta_r[r]);
       }
@@ -235,6 +238,8 @@ __global__ void __launch_bounds__(block_size, 2)
   const int D = shape.D;
   const float scale = float(shape.scale);
   const int row = at.first + int(threadIdx.y) * R, keys = min(M, shape.T_k - at.first);
+  const int length = shape.length_of(at.b);
+  const int queries = at.first < length ? shape.T_q : 0;  // padding is seen by none
   const int earliest = shape.causal ? at.first - (shape.T_k - shape.T_q) : 0;  // query to see it
 
   load_tile<M, W>(k_tile, k.head(at.b, at.h, D) + at.first * k.row, k.row, keys, D, wide);
@@ -244,13 +249,13 @@ __global__ void __launch_bounds__(block_size, 2)
   for (int r = 0; r < R; ++r) one[r] = 1, factor[r] = scale;
   for (int h = at.h * shape.group(); h < (at.h + 1) * shape.group(); ++h) {
     const int64_t statistics = (at.b * shape.H + h) * shape.T_q;
-    for (int first = max(0, earliest) / N * N; first < shape.T_q; first += N) {
+    for (int first = max(0, earliest) / N * N; first < queries; first += N) {
       const int left = shape.T_q - first;
       __syncthreads();  // the last step has been read
       load_tile<N, W>(q_tile, q.head(at.b, h, D) + first * q.row, q.row, left, D, wide);
       load_tile<N, W>(dy_tile, dy.head(at.b, h, D) + first * dy.row, dy.row, left, D, wide);
       __syncthreads();
-      if (warp_row<R>(at.first) >= min(shape.T_k, shape.keys_of(first + N - 1))) continue;
+      if (warp_row<R>(at.first) >= shape.keys_of(first + N - 1, length)) continue;
       float p[R][C], ds[R][C];
       scores<W>(p, k_tile, q_tile, D);
       scores<W>(ds, v_tile, dy_tile, D);
@@ -262,7 +267,7 @@ __global__ void __launch_bounds__(block_size, 2)
         const float delta_c = exists ? delta[statistics + query] : 0.0f;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const bool seen = exists && sees(shape, query, row + r);
+          const bool seen = exists && sees(shape, length, query, row + r);
           p[r][c] = seen ? __expf(scale * p[r][c] - lse_c) : 0.0f;
           ds[r][c] = p[r][c] * (ds[r][c] - delta_c);
         }
@@ -316,12 +321,13 @@ void attention_forward_gpu(Heads<T> y, float* lse, Heads<const T> q, Heads<const
 }
 
 template <class T>
-void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add,
-                            Heads<const T> dy, Heads<const T> y, const float* lse, Heads<const T> q,
-                            Heads<const T> k, Heads<const T> v, const AttentionShape& shape) {
+void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add_q,
+                            bool add_kv, Heads<const T> dy, Heads<const T> y, const float* lse,
+                            Heads<const T> q, Heads<const T> k, Heads<const T> v,
+                            const AttentionShape& shape) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (fits_tensor_cores(shape, dq, dk, dv, dy, y, q, k, v)) {
-      return attention_backward_mma(tape, dq, dk, dv, add, dy, y, lse, q, k, v, shape);
+      return attention_backward_mma(tape, dq, dk, dv, add_q, add_kv, dy, y, lse, q, k, v, shape);
     }
   }
   const int64_t rows = shape.B * shape.H * shape.T_q;
@@ -333,15 +339,16 @@ void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, b
     const unsigned q_tiles = blocks_for(shape.T_q, backward_rows<W>);
     const unsigned k_tiles = blocks_for(shape.T_k, backward_rows<W>);
     launch(attention_backward_q_kernel<W, T>, unsigned(shape.B * shape.H) * q_tiles,
-           dim3(side, side), bytes)(dq, add, dy, lse, delta, q, k, v, shape, wide);
+           dim3(side, side), bytes)(dq, add_q, dy, lse, delta, q, k, v, shape, wide);
     launch(attention_backward_kv_kernel<W, T>, unsigned(shape.B * shape.KV) * k_tiles,
-           dim3(side, side), bytes)(dk, dv, add, dy, lse, delta, q, k, v, shape, wide);
+           dim3(side, side), bytes)(dk, dv, add_kv, dy, lse, delta, q, k, v, shape, wide);
   });
 }
 
 // (4) The op -------------------------------------------------------------------------------------
 
-// Queries, keys and values, or their gradients, in a packed qkv.
+// Queries, keys and values, or their gradients: in one packed qkv, or queries in one tensor and
+// keys and values, packed, in another.
 template <class T>
 struct Parts {
   Heads<T> q, k, v;
@@ -351,6 +358,12 @@ struct Parts {
     k = {qkv + s.H * s.D, s.T_q * width, width};
     v = {qkv + (s.H + s.KV) * s.D, s.T_q * width, width};
   }
+  Parts(T* queries, T* kv, const AttentionShape& s) {
+    const int64_t q_width = int64_t(s.H) * s.D, width = int64_t(2 * s.KV) * s.D;
+    q = {queries, s.T_q * q_width, q_width};
+    k = {kv, s.T_k * width, width};
+    v = {kv + s.KV * s.D, s.T_k * width, width};
+  }
 };
 
 template <class T>
@@ -358,29 +371,75 @@ Heads<T> rows_of(T* y, const AttentionShape& s) {
   return {y, int64_t(s.T_q) * s.H * s.D, int64_t(s.H) * s.D};
 }
 
-AttentionShape shape_of(const Tensor& qkv, const AttentionOptions& options) {
+// Sizes, from queries (B, T_q, heads D) and what they look at, T_k tokens.
+AttentionShape checked_shape(const Shape& q, int64_t T_k, int64_t D,
+                             const AttentionOptions& options) {
+  require(D >= 16 && D <= 128, "attention: heads of width 16 to 128 are supported, not ", D, " (",
+          options.heads, " heads)");
+  const int H = options.heads, KV = options.kv_heads ? options.kv_heads : H;
+  return {q[0],   int(q[1]), int(T_k), H, KV, int(D), options.causal, 1 / std::sqrt(double(D)),
+          nullptr};
+}
+
+void check_heads(const AttentionOptions& options) {
   const int H = options.heads, KV = options.kv_heads ? options.kv_heads : H;
   require(H > 0 && KV > 0 && H % KV == 0, "attention: ", H, " heads cannot share ", KV,
           " key and value heads evenly");
+}
+
+AttentionShape shape_of(const Tensor& qkv, const AttentionOptions& options) {
+  check_heads(options);
+  const int H = options.heads, KV = options.kv_heads ? options.kv_heads : H;
   require(qkv.shape.rank() == 3, "attention: qkv is (B, T, channels), not ", qkv.shape.text());
   const int64_t C = qkv.channels(), D = C / (H + 2 * KV);
   require(C == D * (H + 2 * KV), "attention: ", C, " channels of qkv cannot be cut into ", H,
           " query, ", KV, " key and ", KV, " value heads");
-  require(D >= 16 && D <= 128, "attention: heads of width 16 to 128 are supported, not ", D,
-          " (qkv ", qkv.shape.text(), ", ", H, " heads)");
-  const int T = int(qkv.shape[1]);
-  return {qkv.shape[0], T, T, H, KV, int(D), options.causal, 1 / std::sqrt(double(D))};
+  return checked_shape(qkv.shape, qkv.shape[1], D, options);
 }
 
-}  // namespace
+AttentionShape cross_shape_of(const Tensor& q, const Tensor& kv, const AttentionOptions& options) {
+  check_heads(options);
+  const int H = options.heads, KV = options.kv_heads ? options.kv_heads : H;
+  require(
+      q.shape.rank() == 3 && kv.shape.rank() == 3 && q.shape[0] == kv.shape[0],
+      "cross_attention: queries are (B, T_q, channels), keys and values (B, T_k, channels), not ",
+      q.shape.text(), " and ", kv.shape.text());
+  require(!options.causal,
+          "cross_attention: there is no order between its queries and its keys; "
+          "causal is for attention");
+  const int64_t D = q.channels() / H;
+  require(q.channels() == D * H && kv.channels() == 2 * KV * D, "cross_attention: queries ",
+          q.shape.text(), " of ", H, " heads need keys and values of ", KV, " heads, ", 2 * KV * D,
+          " channels, not ", kv.shape.text());
+  return checked_shape(q.shape, kv.shape[1], D, options);
+}
 
-Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options) {
-  const AttentionShape shape = shape_of(qkv, options);
-  const Tensor y = tape.empty({shape.B, shape.T_q, shape.H * shape.D}, qkv.dtype);
-  const Tensor lse = tape.constant({shape.B, shape.H, shape.T_q}, accumulator_of(qkv.dtype));
-  on_either(tape, qkv.dtype, [&](auto t) {
+// Lengths (B) i32 into the shape. Kernels can't throw: there, a length below 1 makes y NaN.
+void set_lengths(const Tape& tape, AttentionShape& shape, const Tensor* lengths) {
+  if (!lengths) return;
+  require(lengths->size() == shape.B, "attention: ", lengths->size(), " lengths for ", shape.B,
+          " samples");
+  shape.lengths = lengths->as<int32_t>();
+  for (int64_t b = 0; tape.on_cpu() && b < shape.B; ++b) {
+    require(shape.lengths[b] >= 1 && shape.lengths[b] <= shape.T_k, "attention: sample ", b,
+            " has ", shape.lengths[b], " keys, which should be 1 to ", shape.T_k);
+  }
+}
+
+// kv without data: all are packed in q.
+template <class T>
+Parts<const T> parts_of(const Tensor& q, const Tensor& kv, const AttentionShape& shape) {
+  if (!kv.data) return Parts<const T>(q.as<T>(), shape);
+  return Parts<const T>(q.as<T>(), kv.as<T>(), shape);
+}
+
+// The op, on queries q and keys and values kv, or with kv empty on a packed qkv in q.
+Tensor attend(Tape& tape, const Tensor& q, const Tensor& kv, const AttentionShape& shape) {
+  const Tensor y = tape.empty({shape.B, shape.T_q, shape.H * shape.D}, q.dtype);
+  const Tensor lse = tape.constant({shape.B, shape.H, shape.T_q}, accumulator_of(q.dtype));
+  on_either(tape, q.dtype, [&](auto t) {
     using T = decltype(t);
-    const Parts<const T> in(qkv.as<T>(), shape);
+    const Parts<const T> in = parts_of<T>(q, kv, shape);
     const Heads<T> out = rows_of(y.as<T>(), shape);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
@@ -397,33 +456,57 @@ Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options)
     }
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, qkv.dtype, [&](auto t) {
+    on_either(tape, q.dtype, [&](auto t) {
       using T = decltype(t);
-      const auto dqkv = tape.gradient<T>(qkv);
-      if (!dqkv) return;
-      const Parts<T> out(dqkv.data, shape);
-      const Parts<const T> in(qkv.as<T>(), shape);
+      const bool packed = !kv.data;
+      const auto dq = tape.gradient<T>(q);
+      if (!dq) return;
+      const auto dkv = packed ? dq : tape.gradient<T>(kv);
+      const Parts<T> out = packed ? Parts<T>(dq.data, shape) : Parts<T>(dq.data, dkv.data, shape);
+      const Parts<const T> in = parts_of<T>(q, kv, shape);
       const Heads<const T> dy = rows_of(tape.gradient_of_output<T>(y), shape);
       if constexpr (cpu_computes<T>) {
         if (tape.on_cpu()) {
           if constexpr (std::is_same_v<T, float>) {
             if (attends_in_bf16()) {
-              return attention_backward_bf16_cpu(out.q, out.k, out.v, dqkv.add, dy, lse.as<T>(),
-                                                 in.q, in.k, in.v, shape);
+              return attention_backward_bf16_cpu(out.q, out.k, out.v, dq.add, dkv.add, dy,
+                                                 lse.as<T>(), in.q, in.k, in.v, shape);
             }
           }
-          return attention_backward_cpu<T>(out.q, out.k, out.v, dqkv.add, dy, lse.as<T>(), in.q,
-                                           in.k, in.v, shape);
+          return attention_backward_cpu<T>(out.q, out.k, out.v, dq.add, dkv.add, dy, lse.as<T>(),
+                                           in.q, in.k, in.v, shape);
         }
       }
       if constexpr (gpu_computes<T>) {
-        attention_backward_gpu<T>(tape, out.q, out.k, out.v, dqkv.add, dy,
+        attention_backward_gpu<T>(tape, out.q, out.k, out.v, dq.add, dkv.add, dy,
                                   rows_of<const T>(y.as<T>(), shape), lse.as<float>(), in.q, in.k,
                                   in.v, shape);
       }
     });
   });
   return y;
+}
+
+}  // namespace
+
+Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options) {
+  return attend(tape, qkv, {}, shape_of(qkv, options));
+}
+
+Tensor attention(Tape& tape, const Tensor& qkv, const AttentionOptions& options,
+                 const Tensor& lengths) {
+  AttentionShape shape = shape_of(qkv, options);
+  set_lengths(tape, shape, &lengths);
+  return attend(tape, qkv, {}, shape);
+}
+
+Tensor cross_attention(Tape& tape, const Tensor& q, const Tensor& kv,
+                       const AttentionOptions& options, const Tensor* lengths) {
+  AttentionShape shape = cross_shape_of(q, kv, options);
+  set_lengths(tape, shape, lengths);
+  require(!tape.training || bool(q.grad) == bool(kv.grad),
+          "cross_attention: queries and keys must both want a gradient, or neither");
+  return attend(tape, q, kv, shape);
 }
 
 // (5) With a cache, for writing text token by token

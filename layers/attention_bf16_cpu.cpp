@@ -175,34 +175,35 @@ void backward_pairs(Pair* p_in_rows, Pair* ds_in_rows, Pair* ds_of_rows, const f
 void attention_forward_bf16_cpu(Heads<float> y, float* lse, Heads<const float> q,
                                 Heads<const float> k, Heads<const float> v,
                                 const AttentionShape& shape) {
-  const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
-  const int64_t Tp = pad<float>(T_k), Dp = pad<float>(D), ld = pad<float>(half(D));
+  const int64_t B = shape.B, T_q = shape.T_q, H = shape.H, D = shape.D;
+  const int64_t Tp = pad<float>(shape.T_k), Dp = pad<float>(D), ld = pad<float>(half(D));
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < B * H; ++pair) {
     const int64_t b = pair / H, h = pair % H, kv = h / shape.group();
+    const int length = shape.length_of(b);
     Scratch<float> scratch(Tp * (ld + Dp + 2 * query_tile) + query_tile * (2 * ld + Dp));
     const auto take = [&](int64_t n) { return reinterpret_cast<Pair*>(scratch.take(n)); };
-    Pair* const k_rows = take(Tp * ld);   // (T_k, D) in rows
-    Pair* const v_pairs = take(Tp * Dp);  // (T_k, D) of rows
+    Pair* const k_rows = take(Tp * ld);   // (length, D) in rows
+    Pair* const v_pairs = take(Tp * Dp);  // (length, D) of rows
     Pair* const p = take(Tp * query_tile);
     Pair* const q_rows = take(query_tile * ld);
     Pair* const q_t = take(query_tile * ld);  // (D, query_tile), of rows
     float* const s = scratch.take(Tp * query_tile);
     float* const out = scratch.take(query_tile * Dp);
     float max[query_tile], sum[query_tile];
-    pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, T_k, D);
-    pack_of_rows(v_pairs, Dp, v.head(b, kv, D), v.row, T_k, D);
+    pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, length, D);
+    pack_of_rows(v_pairs, Dp, v.head(b, kv, D), v.row, length, D);
     for (int64_t first = 0; first < T_q; first += query_tile) {
       const int64_t queries = std::min(query_tile, T_q - first);
-      const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
+      const int64_t keys = shape.keys_of(int(first + queries) - 1, length);  // of the last one
       pack_transposed(q_t, q_rows, ld, q.head(b, h, D) + first * q.row, q.row, queries, D);
       product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
-      hide_future(s, first, queries, shape);
-      softmax(s, max, sum, keys, queries, float(scale));
+      hide_future(s, first, queries, length, shape);
+      softmax(s, max, sum, keys, queries, float(shape.scale));
       for (int64_t key = 0; key < half(keys); ++key) pair_rows(p, s, key, keys);
       product<false>(out, Dp, queries, D, half(keys), p, 1, query_tile, v_pairs, Dp);
       for (int64_t i = 0; i < queries; ++i) {
-        lse[pair * T_q + first + i] = float(scale) * max[i] + std::log(sum[i]);
+        lse[pair * T_q + first + i] = float(shape.scale) * max[i] + std::log(sum[i]);
         float* const y_i = y.head(b, h, D) + (first + i) * y.row;
         const float inverse = 1 / sum[i];
 #pragma omp simd
@@ -212,25 +213,26 @@ void attention_forward_bf16_cpu(Heads<float> y, float* lse, Heads<const float> q
   }
 }
 
-void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> dv, bool add,
-                                 Heads<const float> dy, const float* lse, Heads<const float> q,
-                                 Heads<const float> k, Heads<const float> v,
+void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> dv, bool add_q,
+                                 bool add_kv, Heads<const float> dy, const float* lse,
+                                 Heads<const float> q, Heads<const float> k, Heads<const float> v,
                                  const AttentionShape& shape) {
-  const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
-  const int64_t Tp = pad<float>(T_k), Dp = pad<float>(D), ld = pad<float>(half(D));
+  const int64_t B = shape.B, T_q = shape.T_q, T_k = shape.T_k, H = shape.H, KV = shape.KV;
+  const int64_t D = shape.D, Tp = pad<float>(T_k), Dp = pad<float>(D), ld = pad<float>(half(D));
   const int64_t group = shape.group();
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < B * KV; ++pair) {
     const int64_t b = pair / KV, kv = pair % KV;
+    const int length = shape.length_of(b);
     Scratch<float> scratch(Tp * (2 * ld + 3 * Dp + 5 * query_tile) +
                            query_tile * (3 * ld + 3 * Dp));
     const auto take = [&](int64_t n) { return reinterpret_cast<Pair*>(scratch.take(n)); };
-    Pair* const k_rows = take(Tp * ld);  // (T_k, D) in rows
+    Pair* const k_rows = take(Tp * ld);  // (length, D) in rows
     Pair* const v_rows = take(Tp * ld);
-    Pair* const k_pairs = take(Tp * Dp);         // (T_k, D) of rows
-    Pair* const p_rows = take(Tp * query_tile);  // (T_k, query_tile) in rows
+    Pair* const k_pairs = take(Tp * Dp);         // (length, D) of rows
+    Pair* const p_rows = take(Tp * query_tile);  // (length, query_tile) in rows
     Pair* const ds_rows = take(Tp * query_tile);
-    Pair* const ds_pairs = take(Tp * query_tile);  // (T_k, query_tile) of rows
+    Pair* const ds_pairs = take(Tp * query_tile);  // (length, query_tile) of rows
     Pair* const rows = take(query_tile * ld);
     Pair* const q_t = take(query_tile * ld);  // (D, query_tile) of rows
     Pair* const dy_t = take(query_tile * ld);
@@ -238,19 +240,19 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
     Pair* const dy_pairs = take(query_tile * Dp);
     float* const dk_rows = scratch.take(Tp * Dp);
     float* const dv_rows = scratch.take(Tp * Dp);
-    float* const s = scratch.take(Tp * query_tile);  // (T_k, query_tile)
+    float* const s = scratch.take(Tp * query_tile);  // (length, query_tile)
     float* const ds = scratch.take(Tp * query_tile);
     float* const dq_rows = scratch.take(query_tile * Dp);
     float lse_tile[query_tile] = {};
-    pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, T_k, D);
-    pack_in_rows(v_rows, ld, v.head(b, kv, D), v.row, T_k, D);
-    pack_of_rows(k_pairs, Dp, k.head(b, kv, D), k.row, T_k, D);
+    pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, length, D);
+    pack_in_rows(v_rows, ld, v.head(b, kv, D), v.row, length, D);
+    pack_of_rows(k_pairs, Dp, k.head(b, kv, D), k.row, length, D);
     std::fill(dk_rows, dk_rows + T_k * Dp, 0.0f);
     std::fill(dv_rows, dv_rows + T_k * Dp, 0.0f);
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       for (int64_t first = 0; first < T_q; first += query_tile) {
         const int64_t queries = std::min(query_tile, T_q - first);
-        const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
+        const int64_t keys = shape.keys_of(int(first + queries) - 1, length);  // of the last one
         const float* const q_first = q.head(b, h, D) + first * q.row;
         const float* const dy_first = dy.head(b, h, D) + first * dy.row;
         pack_of_rows(q_pairs, Dp, q_first, q.row, queries, D);
@@ -260,17 +262,20 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
         std::copy_n(lse + (b * H + h) * T_q + first, queries, lse_tile);
         product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
         product<false>(ds, query_tile, keys, queries, half(D), v_rows, ld, 1, dy_t, query_tile);
-        hide_future(s, first, queries, shape);
-        softmax_backward(s, ds, lse_tile, keys, queries, float(scale));
+        hide_future(s, first, queries, length, shape);
+        softmax_backward(s, ds, lse_tile, keys, queries, float(shape.scale));
         backward_pairs(p_rows, ds_rows, ds_pairs, s, ds, keys);
         product<true>(dv_rows, Dp, keys, D, half(queries), p_rows, query_tile / 2, 1, dy_pairs, Dp);
         product<true>(dk_rows, Dp, keys, D, half(queries), ds_rows, query_tile / 2, 1, q_pairs, Dp);
         product<false>(dq_rows, Dp, queries, D, half(keys), ds_pairs, 1, query_tile, k_pairs, Dp);
-        write_rows(dq.head(b, h, D) + first * dq.row, dq.row, add, dq_rows, queries, D);
+        write_rows(dq.head(b, h, D) + first * dq.row, dq.row, add_q, dq_rows, queries, D);
       }
     }
-    write_rows(dk.head(b, kv, D), dk.row, add, dk_rows, T_k, D);
-    write_rows(dv.head(b, kv, D), dv.row, add, dv_rows, T_k, D);
+    // A product's last tile of rows reached into the padding, which gets nothing.
+    std::fill(dk_rows + length * Dp, dk_rows + T_k * Dp, 0.0f);
+    std::fill(dv_rows + length * Dp, dv_rows + T_k * Dp, 0.0f);
+    write_rows(dk.head(b, kv, D), dk.row, add_kv, dk_rows, T_k, D);
+    write_rows(dv.head(b, kv, D), dv.row, add_kv, dv_rows, T_k, D);
   }
 }
 
@@ -284,9 +289,9 @@ void attention_forward_bf16_cpu(Heads<float>, float*, Heads<const float>, Heads<
                                 Heads<const float>, const AttentionShape&) {
   fail("built for a processor without AVX512-BF16");
 }
-void attention_backward_bf16_cpu(Heads<float>, Heads<float>, Heads<float>, bool, Heads<const float>,
-                                 const float*, Heads<const float>, Heads<const float>,
-                                 Heads<const float>, const AttentionShape&) {
+void attention_backward_bf16_cpu(Heads<float>, Heads<float>, Heads<float>, bool, bool,
+                                 Heads<const float>, const float*, Heads<const float>,
+                                 Heads<const float>, Heads<const float>, const AttentionShape&) {
   fail("built for a processor without AVX512-BF16");
 }
 

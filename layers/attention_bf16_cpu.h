@@ -18,9 +18,9 @@ inline bool attends_in_bf16() { return has_attention_in_bf16 && cpu_products() =
 void attention_forward_bf16_cpu(Heads<float> y, float* lse, Heads<const float> q,
                                 Heads<const float> k, Heads<const float> v,
                                 const AttentionShape& shape);
-void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> dv, bool add,
-                                 Heads<const float> dy, const float* lse, Heads<const float> q,
-                                 Heads<const float> k, Heads<const float> v,
+void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> dv, bool add_q,
+                                 bool add_kv, Heads<const float> dy, const float* lse,
+                                 Heads<const float> q, Heads<const float> k, Heads<const float> v,
                                  const AttentionShape& shape);
 
 }  // namespace dyt

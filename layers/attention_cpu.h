@@ -19,14 +19,24 @@ namespace dyt {
 
 // The sizes of one attention. The queries are the last T_q of T_k tokens: with `causal`, query t
 // sees keys 0 .. t + T_k - T_q. Head h of the queries reads head h / (H / KV) of keys and values.
+// With `lengths`, only the first lengths[b] keys of sample b exist; the others are padding.
 struct AttentionShape {
   int64_t B;
   int T_q, T_k, H, KV, D;
   bool causal;
-  double scale;  // of the scores: 1 / sqrt(D)
+  double scale;                      // of the scores: 1 / sqrt(D)
+  const int32_t* lengths = nullptr;  // (B), 1 .. T_k each, on the device; null: T_k everywhere
 
   HOST_DEVICE int group() const { return H / KV; }  // query heads per key head
-  HOST_DEVICE int keys_of(int query) const { return causal ? query + T_k - T_q + 1 : T_k; }
+  // Keys of sample b that exist. Read it once per sample: it is in memory.
+  HOST_DEVICE int length_of(int64_t b) const {
+    return lengths && lengths[b] < T_k ? lengths[b] : T_k;
+  }
+  // Keys that a query sees in a sample of this length: the first so many.
+  HOST_DEVICE int keys_of(int query, int length) const {
+    const int past = query + T_k - T_q + 1;
+    return causal && past < length ? past : length;
+  }
 };
 
 // The rows of a head: token t of head h of sample b is data + b * sample + t * row + h * D. So the
@@ -188,10 +198,10 @@ inline constexpr int64_t query_tile = 64;
 
 // The scores of keys that their query must not see become -infinity. Column i is query first + i.
 template <class T>
-void hide_future(T* s, int64_t first, int64_t queries, const AttentionShape& shape) {
+void hide_future(T* s, int64_t first, int64_t queries, int length, const AttentionShape& shape) {
   if (!shape.causal) return;
-  const int seen_by_all = shape.keys_of(int(first));
-  for (int64_t key = seen_by_all; key < shape.keys_of(int(first + queries) - 1); ++key) {
+  const int seen_by_all = shape.keys_of(int(first), length);
+  for (int64_t key = seen_by_all; key < shape.keys_of(int(first + queries) - 1, length); ++key) {
     const int64_t blind = key - seen_by_all + 1;
     std::fill_n(s + key * query_tile, blind, -std::numeric_limits<T>::infinity());
   }
@@ -255,29 +265,30 @@ template <class T>
 void attention_forward_cpu(Heads<T> y, T* lse, Heads<const T> q, Heads<const T> k, Heads<const T> v,
                            const AttentionShape& shape) {
   using namespace attention_cpu;
-  const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
-  const int64_t Tp = pad<T>(T_k), Dp = pad<T>(D);
+  const int64_t B = shape.B, T_q = shape.T_q, H = shape.H, D = shape.D;
+  const int64_t Tp = pad<T>(shape.T_k), Dp = pad<T>(D);
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < B * H; ++pair) {
     const int64_t b = pair / H, h = pair % H, kv = h / shape.group();
+    const int length = shape.length_of(b);
     Scratch<T> scratch(Tp * Dp + query_tile * (Tp + 2 * Dp));
-    T* const v_rows = scratch.take(Tp * Dp);  // (T_k, D)
+    T* const v_rows = scratch.take(Tp * Dp);  // (length, D)
     T* const s = scratch.take(Tp * query_tile);
     T* const q_t = scratch.take(Dp * query_tile);  // (D, query_tile)
     T* const out = scratch.take(query_tile * Dp);
     T max[query_tile], sum[query_tile];
-    pack_rows(v_rows, v.head(b, kv, D), v.row, T_k, D);
+    pack_rows(v_rows, v.head(b, kv, D), v.row, length, D);
     for (int64_t first = 0; first < T_q; first += query_tile) {
       const int64_t queries = std::min(query_tile, T_q - first);
-      const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
+      const int64_t keys = shape.keys_of(int(first + queries) - 1, length);  // of the last one
       pack_transposed(q_t, query_tile, pad<T>(queries), q.head(b, h, D) + first * q.row, q.row,
                       queries, D);
       product<false>(s, query_tile, keys, queries, D, k.head(b, kv, D), k.row, 1, q_t, query_tile);
-      hide_future(s, first, queries, shape);
-      softmax(s, max, sum, keys, queries, T(scale));
+      hide_future(s, first, queries, length, shape);
+      softmax(s, max, sum, keys, queries, T(shape.scale));
       product<false>(out, Dp, queries, D, keys, s, 1, query_tile, v_rows, Dp);
       for (int64_t i = 0; i < queries; ++i) {
-        lse[pair * T_q + first + i] = T(scale) * max[i] + std::log(sum[i]);
+        lse[pair * T_q + first + i] = T(shape.scale) * max[i] + std::log(sum[i]);
         T* const y_i = y.head(b, h, D) + (first + i) * y.row;
         const T inverse = 1 / sum[i];
 #pragma omp simd
@@ -287,17 +298,18 @@ void attention_forward_cpu(Heads<T> y, T* lse, Heads<const T> q, Heads<const T> 
   }
 }
 
-// dq, dk, dv from dy; added to what is there if `add`.
+// dq, dk, dv from dy; dq is added to what is there if add_q, dk and dv if add_kv.
 template <class T>
-void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add, Heads<const T> dy,
-                            const T* lse, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                            const AttentionShape& shape) {
+void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add_q, bool add_kv,
+                            Heads<const T> dy, const T* lse, Heads<const T> q, Heads<const T> k,
+                            Heads<const T> v, const AttentionShape& shape) {
   using namespace attention_cpu;
-  const auto [B, T_q, T_k, H, KV, D, causal, scale] = shape;
-  const int64_t Tp = pad<T>(T_k), Dp = pad<T>(D), group = shape.group();
+  const int64_t B = shape.B, T_q = shape.T_q, T_k = shape.T_k, H = shape.H, KV = shape.KV;
+  const int64_t D = shape.D, Tp = pad<T>(T_k), Dp = pad<T>(D), group = shape.group();
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < B * KV; ++pair) {
     const int64_t b = pair / KV, kv = pair % KV;
+    const int length = shape.length_of(b);
     Scratch<T> scratch(3 * Tp * Dp + query_tile * (2 * Tp + 5 * Dp));
     T* const k_rows = scratch.take(Tp * Dp);  // (T_k, D)
     T* const dk_rows = scratch.take(Tp * Dp);
@@ -310,13 +322,13 @@ void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add, Hea
     T* const dy_rows = scratch.take(query_tile * Dp);
     T* const dq_rows = scratch.take(query_tile * Dp);
     T lse_tile[query_tile] = {};
-    pack_rows(k_rows, k.head(b, kv, D), k.row, T_k, D);
+    pack_rows(k_rows, k.head(b, kv, D), k.row, length, D);
     std::fill(dk_rows, dk_rows + T_k * Dp, T(0));
     std::fill(dv_rows, dv_rows + T_k * Dp, T(0));
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       for (int64_t first = 0; first < T_q; first += query_tile) {
         const int64_t queries = std::min(query_tile, T_q - first), columns = pad<T>(queries);
-        const int64_t keys = shape.keys_of(int(first + queries) - 1);  // that the last query sees
+        const int64_t keys = shape.keys_of(int(first + queries) - 1, length);  // of the last one
         const T* const q_first = q.head(b, h, D) + first * q.row;
         const T* const dy_first = dy.head(b, h, D) + first * dy.row;
         pack_rows(q_rows, q_first, q.row, queries, D);
@@ -327,16 +339,19 @@ void attention_backward_cpu(Heads<T> dq, Heads<T> dk, Heads<T> dv, bool add, Hea
         product<false>(s, query_tile, keys, queries, D, k_rows, Dp, 1, q_t, query_tile);
         product<false>(ds, query_tile, keys, queries, D, v.head(b, kv, D), v.row, 1, dy_t,
                        query_tile);
-        hide_future(s, first, queries, shape);
-        softmax_backward(s, ds, lse_tile, keys, queries, T(scale));
+        hide_future(s, first, queries, length, shape);
+        softmax_backward(s, ds, lse_tile, keys, queries, T(shape.scale));
         product<true>(dv_rows, Dp, keys, D, queries, s, query_tile, 1, dy_rows, Dp);
         product<true>(dk_rows, Dp, keys, D, queries, ds, query_tile, 1, q_rows, Dp);
         product<false>(dq_rows, Dp, queries, D, keys, ds, 1, query_tile, k_rows, Dp);
-        write_rows(dq.head(b, h, D) + first * dq.row, dq.row, add, dq_rows, queries, D);
+        write_rows(dq.head(b, h, D) + first * dq.row, dq.row, add_q, dq_rows, queries, D);
       }
     }
-    write_rows(dk.head(b, kv, D), dk.row, add, dk_rows, T_k, D);
-    write_rows(dv.head(b, kv, D), dv.row, add, dv_rows, T_k, D);
+    // A product's last tile of rows reached into the padding, which gets nothing.
+    std::fill(dk_rows + length * Dp, dk_rows + T_k * Dp, T(0));
+    std::fill(dv_rows + length * Dp, dv_rows + T_k * Dp, T(0));
+    write_rows(dk.head(b, kv, D), dk.row, add_kv, dk_rows, T_k, D);
+    write_rows(dv.head(b, kv, D), dv.row, add_kv, dv_rows, T_k, D);
   }
 }
 

@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(block_size, 2)
   constexpr int q_tile = 0, k_tiles = M * W, v_tiles = k_tiles + stages * N * W;
   const Place at(order, M);
   const Lane<R> my;
-  const int D = shape.D, kv = at.h / shape.group(), length = shape.T_k;
+  const int D = shape.D, kv = at.h / shape.group(), length = shape.length_of(at.b);
   const int queries = min(M, shape.T_q - at.first), row = at.first + my.row + my.g;
-  const auto keys_of = [&](int query) { return min(length, shape.keys_of(query)); };
+  const auto keys_of = [&](int query) { return shape.keys_of(query, length); };
   const int warp_first = at.first + my.row;
   const int keys = keys_of(at.first + queries - 1);  // that the last query sees
   const int keys_of_warp = my.row < queries ? keys_of(warp_first + 16 * R - 1) : 0;

@@ -20,10 +20,10 @@ bool fits_tensor_cores(const AttentionShape& shape, const Heads<T>&... heads) {
 void attention_forward_mma(Heads<bf16> y, float* lse, Heads<const bf16> q, Heads<const bf16> k,
                            Heads<const bf16> v, const AttentionShape& shape);
 
-// dq, dk, dv from dy; added to what is there if `add`. All of them fit.
-void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf16> dv, bool add,
-                            Heads<const bf16> dy, Heads<const bf16> y, const float* lse,
-                            Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v,
-                            const AttentionShape& shape);
+// dq, dk, dv from dy; dq is added to what is there if add_q, dk and dv if add_kv. All of them fit.
+void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf16> dv, bool add_q,
+                            bool add_kv, Heads<const bf16> dy, Heads<const bf16> y,
+                            const float* lse, Heads<const bf16> q, Heads<const bf16> k,
+                            Heads<const bf16> v, const AttentionShape& shape);
 
 }  // namespace dyt

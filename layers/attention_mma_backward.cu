@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(block_size, 2)
   DYNAMIC_SHARED(bf16, shared);
   const Place at(order, M);
   const Lane<R> my;
-  const int D = shape.D, kv = at.h / shape.group(), length = shape.T_k;
+  const int D = shape.D, kv = at.h / shape.group(), length = shape.length_of(at.b);
   const int queries = min(M, shape.T_q - at.first), row = at.first + my.row + my.g;
-  const auto keys_of = [&](int query) { return min(length, shape.keys_of(query)); };
+  const auto keys_of = [&](int query) { return shape.keys_of(query, length); };
   const int keys = keys_of(at.first + queries - 1);  // that the last query sees
   const int keys_of_warp = my.row < queries ? keys_of(at.first + my.row + 16 * R - 1) : 0;
   const int seen_by_all = keys_of(at.first + my.row);  // of the warp
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(block_size, 2)
       float s[R][C][4], ds[R][C][4];
       scores<W>(s, shared, q_tile, k_tiles + tile, part, my);
       scores<W>(ds, shared, dy_tile, v_tiles + tile, part, my);
-      if (first + at_once < W, R >> seen_by_all) {
+      if (first + at_once > seen_by_all) {
         hide_columns(s, [&](int r) { return keys_of(row + r) - first - 2 * my.t; });
       }
 #pragma unroll
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(block_size, 2)
   float* const delta_tiles = lse_tiles + stages * N;
   const Place at(order, M);
   const Lane<R> my;
-  const int D = shape.D, length = shape.T_k, keys = min(M, shape.T_k - at.first);
+  const int D = shape.D, length = shape.length_of(at.b), keys = min(M, shape.T_k - at.first);
   // The first query that sees a key; none sees one beyond the length.
   const int offset = shape.causal ? shape.T_k - shape.T_q : shape.T_k;
   const auto first_query = [&](int key) { return key < length ? max(0, key - offset) : shape.T_q; };
@@ -265,10 +265,10 @@ __global__ void __launch_bounds__(block_size, 2)
 
 }  // namespace
 
-void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf16> dv, bool add,
-                            Heads<const bf16> dy, Heads<const bf16> y, const float* lse,
-                            Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v,
-                            const AttentionShape& shape) {
+void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf16> dv, bool add_q,
+                            bool add_kv, Heads<const bf16> dy, Heads<const bf16> y,
+                            const float* lse, Heads<const bf16> q, Heads<const bf16> k,
+                            Heads<const bf16> v, const AttentionShape& shape) {
   constexpr int stages = 2;
   float* const delta = tape.scratch<float>(shape.B * shape.H * shape.T_q);
   with_tile(shape.D, shape.T_q, [&](auto width, auto rows) {
@@ -276,14 +276,14 @@ void attention_backward_mma(Tape& tape, Heads<bf16> dq, Heads<bf16> dk, Heads<bf
     const TileOrder order = shape.causal ? TileOrder::last_first : TileOrder::by_head;
     launch(attention_backward_q_mma_kernel<W, R, stages>,
            grid_of(order, shape.T_q, owned<R>, shape.H, shape.B), block_size,
-           backward_bytes<W, R, stages>)(dq, add, delta, dy, y, lse, q, k, v, shape, order);
+           backward_bytes<W, R, stages>)(dq, add_q, delta, dy, y, lse, q, k, v, shape, order);
   });
   with_tile(shape.D, shape.T_k, [&](auto width, auto rows) {
     constexpr int W = decltype(width)::value, R = decltype(rows)::value;
     const TileOrder order = shape.causal ? TileOrder::first_first : TileOrder::by_head;
     launch(attention_backward_kv_mma_kernel<W, R, stages>,
            grid_of(order, shape.T_k, owned<R>, shape.KV, shape.B), block_size,
-           backward_kv_bytes<W, R, stages>)(dk, dv, add, dy, lse, delta, q, k, v, shape, order);
+           backward_kv_bytes<W, R, stages>)(dk, dv, add_kv, dy, lse, delta, q, k, v, shape, order);
   });
 }
 

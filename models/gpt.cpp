@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "layers/mlp.h"
+#include "models/branch.h"
 #include "models/presets.h"
 
 namespace dyt {
@@ -145,24 +146,15 @@ Tensor GPT::mlp_branch(Tape& tape, int i, const Tensor& x, const Tensor* residua
 
 Tensor GPT::block_forward(Tape& tape, int i, const Tensor& x, GPTCache* cache) const {
   const Block& b = blocks_[size_t(i)];
-  const bool drops = config_.dropout > 0 && tape.training;
-  // Without dropout, the branch's last product adds to the residual directly.
-  const auto add = [&](const Tensor& to, auto branch) {
-    if (!drops) return branch(&to);
-    return residual_add(tape, to, dropout(tape, branch(nullptr), config_.dropout));
+  const Placement placement = config_.norm.placement;
+  const auto attention = [&](const Tensor& input, const Tensor* residual) {
+    return attention_branch(tape, i, input, residual, cache);
   };
-  const auto add_attention = [&](const Tensor& to, const Tensor& input) {
-    return add(to, [&](const Tensor* r) { return attention_branch(tape, i, input, r, cache); });
+  const auto mlp = [&](const Tensor& input, const Tensor* residual) {
+    return mlp_branch(tape, i, input, residual);
   };
-  const auto add_mlp = [&](const Tensor& to, const Tensor& input) {
-    return add(to, [&](const Tensor* r) { return mlp_branch(tape, i, input, r); });
-  };
-  if (config_.norm.placement == Placement::pre) {
-    const Tensor y = add_attention(x, b.norm1(tape, x));
-    return add_mlp(y, b.norm2(tape, y));
-  }
-  const Tensor y = b.norm1(tape, add_attention(x, x));
-  return b.norm2(tape, add_mlp(y, y));
+  const Tensor y = residual_branch(tape, x, b.norm1, placement, config_.dropout, attention);
+  return residual_branch(tape, y, b.norm2, placement, config_.dropout, mlp);
 }
 
 Tensor GPT::hidden(Tape& tape, const Tensor& tokens, GPTCache* cache) const {

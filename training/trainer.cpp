@@ -18,6 +18,13 @@ const TrainOptions& checked(const TrainOptions& o) {
   return o;
 }
 
+double learning_rate(const TrainOptions& o, int64_t step) {
+  if (o.inverse_sqrt_from > 0) {
+    return InverseSqrtSchedule{o.lr, o.warmup, o.inverse_sqrt_from}(step);
+  }
+  return CosineSchedule{o.lr, o.lr_floor, o.warmup, o.steps}(step);
+}
+
 }  // namespace
 
 Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
@@ -40,7 +47,6 @@ Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
 
 // One update; the batch's mean loss, or 0 if it is not to be read (which waits for the device).
 double Trainer::train_step(const TrainTask& task, int64_t step, bool read_loss) {
-  const CosineSchedule schedule{options_.lr, options_.lr_floor, options_.warmup, options_.steps};
   const int parts = options_.accumulate;
   parameters_.zero_gradients();
   double sum = 0;
@@ -50,7 +56,7 @@ double Trainer::train_step(const TrainTask& task, int64_t step, bool read_loss) 
     tape_.backward(loss, 1.0 / parts);
     if (read_loss) sum += double(host_floats(tape_, loss)[0]) / parts;
   }
-  const float lr = float(schedule(step));
+  const float lr = float(learning_rate(options_, step));
   if (sgd_) {
     sgd_->step(lr);
   } else {

@@ -26,6 +26,7 @@ struct TrainOptions {
   int accumulate = 1;    // parts that a batch is computed in, one after the other, to save memory
   double lr = 1e-3, lr_floor = 1e-6;  // peak and end of a cosine
   int64_t warmup = 0;                 // steps of linear warm-up
+  int64_t inverse_sqrt_from = 0;      // if set, in place of the cosine: training/schedule.h
   AdamWOptions adamw = {};
   std::optional<SgdOptions> sgd = {};  // if set, momentum takes AdamW's place; no checkpoints
   // Images

@@ -5,6 +5,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "datasets/images.h"
+#include "datasets/parallel.h"
 #include "datasets/text.h"
 #include "experiments/registry.h"
 
@@ -14,7 +15,7 @@ namespace {
 struct RunCommand {
   std::vector<std::string> numbers;
   Options options{.out = "out"};
-  std::vector<std::string> data;  // one of images, one of texts, or both
+  std::vector<std::string> data;  // at most one of each kind
   std::string size;               // empty: small on the cpu, full on a GPU
 };
 
@@ -38,19 +39,28 @@ void run_selected(const std::vector<const Experiment*>& selected, const Options&
   }
 }
 
-// To each experiment what it can use: a text to the language models, images to the others.
+// To each experiment what it can use: a text to the language models, parallel text to those that
+// translate, images to the others.
 void choose_data(RunCommand& command) {
-  bool has_images = false, has_text = false;
+  struct Kind {
+    const char* name;
+    std::string& spec;
+    bool given = false;
+  };
+  Options& options = command.options;
+  Kind images{"sets of images", options.data}, text{"texts", options.text};
+  Kind parallel{"parallel texts", options.parallel};
   for (const std::string& spec : command.data) {
-    bool& has = names_text(spec) ? has_text : has_images;
-    require(!has, "--data takes one set of images and one text, not two ",
-            names_text(spec) ? "texts" : "sets of images", "; the second is '", spec, "'");
-    has = true;
-    (names_text(spec) ? command.options.text : command.options.data) = spec;
+    Kind& kind = names_text(spec) ? text : names_parallel(spec) ? parallel : images;
+    require(!kind.given, "--data takes one set of images, one text and one parallel text, not two ",
+            kind.name, "; the second is '", spec, "'");
+    kind.given = true;
+    kind.spec = spec;
   }
   // A spec that can't be read, before anything is written.
-  load_images(command.options.data, 1, 1);
-  load_text(command.options.text);
+  load_images(options.data, 1, 1);
+  load_text(options.text);
+  if (parallel.given) load_parallel(options.parallel);
 }
 
 void run(RunCommand& command) {
@@ -82,7 +92,8 @@ void add_run(CLI::App& app) {
       ->check(CLI::IsMember({"smoke", "small", "full"}));
   run_app->add_option("--data", command->data,
                       "images: synthetic (default), cifar10:DIR and others; text: grammar "
-                      "(default), text:FILE, tokens:FILE; may be given once for each");
+                      "(default), text:FILE, tokens:FILE; parallel text: sagas (default), "
+                      "multi30k:DIR, parallel:FILE,FILE; may be given once for each");
   run_app->add_option("--seeds", command->options.seeds, "runs per arm (default: by size)")
       ->check(CLI::Range(1, 1000));
   run_app->add_option("--out", command->options.out, "folder for the results")

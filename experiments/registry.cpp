@@ -87,7 +87,7 @@ const std::vector<Experiment>& experiments() {
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
        "same "
        "quality faster.",
-       600, nullptr},
+       330, run_24_translation},
       {25, "BERT-style masked language model", "Pre-LN, section 4",
        "Pre-LN BERT trains without warm-up and faster than Post-LN.", 600, nullptr},
   };

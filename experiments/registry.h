@@ -17,6 +17,7 @@ struct Options {
   Size size = Size::small;
   std::string data = "synthetic";  // or cifar10:DIR: the images
   std::string text = "grammar";    // or text:FILE, tokens:FILE: what language models read
+  std::string parallel = "sagas";  // or multi30k:DIR, parallel:A,B: what is translated
   int seeds = 0;                   // 0: what the experiment takes at this size
   // For the records of finished runs; empty: none are kept. The report is for the caller to write.
   std::filesystem::path out = {};
@@ -71,5 +72,6 @@ Report run_12_batchnorm(const Options& options);
 Report run_14_gradients_at_init(const Options& options);
 Report run_15_warmup(const Options& options);
 Report run_17_when_removing_helps(const Options& options);
+Report run_24_translation(const Options& options);
 
 }  // namespace dyt

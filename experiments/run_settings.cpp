@@ -133,6 +133,16 @@ std::string settings_of(const GPTConfig& config) {
       .text;
 }
 
+std::string settings_of(const TransformerConfig& config) {
+  const auto& [vocabulary, source_vocabulary, context, width, depth, heads, hidden, gelu,
+               learned_positions, dropout, norm] = config;
+  return Written("transformer")("vocabulary", vocabulary)("source_vocabulary", source_vocabulary)(
+             "context", context)("width", width)("depth", depth)("heads", heads)("hidden", hidden)(
+             "gelu", gelu)("learned_positions", learned_positions)("dropout", dropout)(
+             "norm", settings_of(norm))
+      .text;
+}
+
 std::string settings_of(const Augment& augment) {
   const auto& [flip, crop_padding, resized_crop, min_area, max_area, min_aspect, max_aspect,
                rand_augment, magnitude, magnitude_std, color_jitter, erase] = augment;
@@ -147,9 +157,9 @@ std::string settings_of(const Augment& augment) {
 
 std::string settings_of(const TrainOptions& options) {
   // Not part of the result: how batches are made, checkpoints, who looks on.
-  const auto& [steps, batch, accumulate, lr, lr_floor, warmup, adamw, sgd, label_smoothing, augment,
-               mix, strict, workers, ema_decay, seed, evaluate_every, evaluate_windows,
-               diverged_above, checkpoint, after_step] = options;
+  const auto& [steps, batch, accumulate, lr, lr_floor, warmup, inverse_sqrt_from, adamw, sgd,
+               label_smoothing, augment, mix, strict, workers, ema_decay, seed, evaluate_every,
+               evaluate_windows, diverged_above, checkpoint, after_step] = options;
   const auto& [mixup, cutmix, switch_probability] = mix;
   return Written("training")("steps", steps)("batch", batch)("accumulate", accumulate)("lr", lr)(
              "lr_floor", lr_floor)("warmup", warmup)(
@@ -159,7 +169,8 @@ std::string settings_of(const TrainOptions& options) {
              "cutmix", cutmix)("switch_probability", switch_probability)("ema_decay", ema_decay)(
              "evaluate_every", evaluate_every)("evaluate_windows", evaluate_windows)(
              "diverged_above", diverged_above)
-      .text;
+             .text +
+         (inverse_sqrt_from ? ", inverse_sqrt_from " + text_of(inverse_sqrt_from) : "");
 }
 
 std::string settings_of(const ImageSplits& data) {
@@ -176,6 +187,24 @@ std::string settings_of(const TextDataset& text) {
   return Written("data")("name", text.name)("train", text.train.size())("val", text.val.size())(
              "vocabulary", text.vocabulary)("fingerprints", print(text.train))("and",
                                                                                print(text.val))
+      .text;
+}
+
+std::string settings_of(const TranslationTask& task) {
+  const auto& [name, words, train, val, test] = task;
+  const auto add = [](uint64_t hash, const auto& values) {
+    return fingerprint(values.data(), values.size() * sizeof values[0], hash);
+  };
+  const auto print = [&](const std::vector<TokenPair>& pairs) {
+    uint64_t hash = 0;
+    for (const TokenPair& pair : pairs) hash = add(add(hash, pair.source), pair.target);
+    return hash;
+  };
+  uint64_t tests = 0;
+  for (const SentencePair& pair : test) tests = add(add(tests, pair.source), pair.target);
+  return Written("data")("name", name)("train", train.size())("val", val.size())(
+             "test", test.size())("vocabulary", words.vocabulary())("fingerprints", print(train))(
+             "and", print(val))("and", tests)
       .text;
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "experiments/gpt_setting.h"
+#include "experiments/translation_study.h"
 #include "tests/datasets/temporary_folder.h"
 
 namespace dyt {
@@ -90,8 +91,45 @@ TEST(Experiment14, Smoke) {
 
 TEST(Experiment15, Smoke) {
   const Report report = run_experiment(find_experiment(15), smoke, "cpu");
-  expect_complete(report, 2, 3);
-  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * (24u + 12u));  // looks, metrics, seeds, arms
+  expect_complete(report, 3, 5);
+  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * (24u + 12u + 12u));  // looks, metrics, seeds, arms
+}
+
+TEST(Experiment24, Smoke) {
+  const Report report = run_experiment(find_experiment(24), smoke, "cpu");
+  expect_complete(report, 2, 2);
+  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * 6u);  // looks, metrics, seeds, arms
+}
+
+TEST(Experiment24, TranslatesFiles) {
+  const TemporaryFolder folder;
+  std::ofstream a(folder.path("a.txt")), b(folder.path("b.txt"));
+  for (int i = 0; i < 80; ++i) {
+    a << "line " << i << " of a text\n";
+    b << i << " is its number\n";
+  }
+  a.close(), b.close();
+  Options options = smoke;
+  options.parallel = "parallel:" + folder.path("a.txt") + "," + folder.path("b.txt");
+  options.seeds = 1;
+  const Report report = run_24_translation(options);
+  expect_complete(report, 2, 2);
+  for (const auto& [name, value] : report.settings) {
+    if (name != "translation") continue;
+    EXPECT_EQ(value.find("a.txt to b.txt: 72 training, 4 validation"), 0u) << value;
+  }
+}
+
+TEST(TranslationStudy, ADivergedRunCountsAsGuessingAndHasNoBleu) {
+  TranslationSetting setting =
+      small_translation({.device = "cpu", .size = Size::smoke, .seeds = 1});
+  setting.train.diverged_above = 1e-3;
+  const std::vector<RunRecord> runs = run_translation({.number = 42, .options = {.device = "cpu"}},
+                                                      {{"LN", setting.model}}, setting);
+  EXPECT_EQ(translation_losses(runs, "LN", setting.task),
+            std::vector<double>{std::log(double(setting.task.words.vocabulary()))});
+  EXPECT_EQ(numbers_of(runs, "LN", "bleu"), std::vector<double>{0});
+  EXPECT_TRUE(plot_of_translation(runs, {"LN"}, setting, "loss").empty());
 }
 
 TEST(Experiment17, Smoke) {
@@ -102,11 +140,14 @@ TEST(Experiment17, Smoke) {
 }
 
 TEST(TextSpecs, AreToldFromImages) {
+  for (const char* parallel : {"sagas", "sagas:50", "multi30k:a:de-en", "parallel:a,b"}) {
+    EXPECT_TRUE(names_parallel(parallel) && !names_text(parallel)) << parallel;
+  }
   for (const char* text : {"grammar", "grammar:5", "text:a", "tokens:a,b"}) {
-    EXPECT_TRUE(names_text(text)) << text;
+    EXPECT_TRUE(names_text(text) && !names_parallel(text)) << text;
   }
   for (const char* images : {"synthetic", "cifar10:grammar", "folder:text:a", ""}) {
-    EXPECT_FALSE(names_text(images)) << images;
+    EXPECT_FALSE(names_text(images) || names_parallel(images)) << images;
   }
 }
 

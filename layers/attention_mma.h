@@ -6,6 +6,9 @@
 
 namespace dyt {
 
+// What a benchmark or a test sets to false to have the plain kernels instead.
+inline bool attention_on_tensor_cores = true;
+
 // Whether rows of heads can be read and written 16 bytes at a time, as these kernels want: width a
 // multiple of 8, the rest aligned. (And a grid has at most 65,535 places for samples.)
 template <class... T>
@@ -13,7 +16,8 @@ bool fits_tensor_cores(const AttentionShape& shape, const Heads<T>&... heads) {
   const auto fits = [](const auto& x) {
     return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.row % 8 == 0 && x.sample % 8 == 0;
   };
-  return shape.D % 8 == 0 && shape.D <= 128 && shape.B < 65536 && (fits(heads) && ...);
+  return attention_on_tensor_cores && shape.D % 8 == 0 && shape.D <= 128 && shape.B < 65536 &&
+         (fits(heads) && ...);
 }
 
 // y (B, T_q, H, D) and lse (B, H, T_q) from q, k, v, all of which fit (see above).

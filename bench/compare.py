@@ -11,7 +11,7 @@ dyt). PyTorch runs in all of its variants (bench/peers/peer.py: eager, torch.com
 memory layouts; its fused AdamW; flash attention through SDPA; on a GPU bf16 autocast), and the
 fastest one counts. Every program prepares first (compiles, warms up), several at a time, and is
 then asked for its turns, one program at a time: what compiling takes doesn't count. The inputs lie
-on the device on both sides. --norm dyt and so on is for ours alone.
+on the device on both sides. --ours="--norm dyt" is for ours alone.
 
 The ratio printed is ours / PyTorch's: below 1, dyt is faster. Run it on a quiet machine.
 With --out FILE: one line of JSON per model, with all times.
@@ -113,7 +113,7 @@ def start(name, variant, arguments, batch):
         common += ["--batch", batch]
     if variant is None:
         command = [arguments.dyt.resolve(), "bench", "train", name, "--json", *common]
-        return Program("dyt", [*command, *arguments.ours], environment)
+        return Program("dyt", [*command, *arguments.ours.split()], environment)
     command = [arguments.python, PEERS / "peer.py", name, *common, "--variant", variant]
     return Program(variant, [*command, "--threads", arguments.threads], environment)
 
@@ -207,8 +207,7 @@ def main():
     parser.add_argument("--jobs", type=int, help="that prepare at a time; default: 1, GPU: all")
     parser.add_argument("--prepare-limit", type=float, default=600, help="seconds for that")
     parser.add_argument("--dyt", type=pathlib.Path, default=ROOT / "dyt", help="our binary")
-    parser.add_argument("--norm", help="of our model")
-    parser.add_argument("--graph", action="store_true", help="our step as one CUDA graph")
+    parser.add_argument("--ours", default="", help='settings of ours: "--norm dyt --graph off"')
     parser.add_argument("--python", default=sys.executable, help="one that has torch and timm")
     parser.add_argument("--cache", default=None, help="folder for what torch.compile made")
     parser.add_argument("--out", type=pathlib.Path, help="file for one line of JSON per model")
@@ -216,9 +215,6 @@ def main():
     on_gpu = arguments.device == "cuda"
     arguments.steps = arguments.steps or (20 if on_gpu else 10)
     arguments.cache = arguments.cache or pathlib.Path(tempfile.gettempdir()) / "dyt_inductor"
-    arguments.ours = (["--norm", arguments.norm] if arguments.norm else []) + (
-        ["--graph"] if arguments.graph else []
-    )
     models = arguments.models or MODELS[arguments.device]
     chosen = variants_of(models, arguments)
 

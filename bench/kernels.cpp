@@ -10,6 +10,7 @@
 #include "bench/numbers.h"
 #include "bench/yardsticks.h"
 #include "core/clock.h"
+#include "core/precision.h"
 #include "core/quantile.h"
 #include "experiments/report.h"
 
@@ -212,18 +213,12 @@ KernelShapes shapes_of(const KernelBenchOptions& options, Device device) {
   return shapes;
 }
 
-DType precision_of(const KernelBenchOptions& options, Device device) {
-  if (options.precision.empty()) return default_dtype(device);
-  require(options.precision == "f32" || options.precision == "bf16", "unknown precision '",
-          options.precision, "'; choose f32 or bf16");
-  return options.precision == "f32" ? DType::f32 : DType::bf16;
-}
-
 }  // namespace
 
 void bench_kernels(const KernelBenchOptions& options) {
   const Device device = parse_device(options.device);
-  const DType dtype = precision_of(options, device);
+  const Precision precision = choose_precision(options.precision, device);
+  const DType dtype = precision.activations;
   const std::vector<KernelCase> kernels = kernel_cases(shapes_of(options, device), dtype);
   const std::vector<std::string> known = kernel_ladders();
   for (const std::string& name : options.ladders) {
@@ -236,7 +231,7 @@ void bench_kernels(const KernelBenchOptions& options) {
   const Yardsticks reached = {copy_bytes_per_second(timer, options.seconds),
                               product_flops_per_second(timer, dtype, options.seconds)};
   Printer printer(reached, options.json);
-  printer.head(device, dtype);
+  printer.head(device, precision.of_run);
   for (const KernelCase& kernel : kernels) {
     const bool wanted = std::count(options.ladders.begin(), options.ladders.end(), kernel.ladder);
     if (!wanted && !options.ladders.empty()) continue;

@@ -130,7 +130,11 @@ struct Measured {
 
 Measured measure(const KernelCase& kernel, Device device, DType dtype, QueueTimer& timer,
                  double seconds) {
+  const auto choose = [&](bool on) {
+    if (kernel.choose) kernel.choose(on);
+  };
   KernelRunner runner(kernel, device, dtype, sets_for(kernel, device, dtype));
+  choose(true);
   Measured ignored, measured;
   const size_t warm_up = device == Device::cuda ? 3 : device == Device::cpu ? 2 : 0;
   const size_t least = device == Device::cuda ? 10 : device == Device::cpu ? 3 : 1;
@@ -140,6 +144,7 @@ Measured measure(const KernelCase& kernel, Device device, DType dtype, QueueTime
          (seconds_now() < end && measured.forward.size() < 200)) {
     runner.once(timer, measured.forward, measured.backward);
   }
+  choose(false);
   return measured;
 }
 

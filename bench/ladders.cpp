@@ -5,7 +5,10 @@
 
 #include "bench/numbers.h"
 #include "core/matmul.h"
+#include "layers/attention_mma.h"
 #include "layers/convolutions.h"
+#include "layers/drop_path.h"
+#include "layers/mlp.h"
 #include "layers/norm.h"
 #include "training/adamw.h"
 
@@ -42,10 +45,29 @@ KernelCase norm_case(const Size& s, const std::string& ladder, const std::string
           .backward = {(3 + 2 * passes) * s.n() * s.e + saved}};
 }
 
+// x + f, and the norm of it, in one kernel: x and f read, both results written.
+KernelCase after_residual_case(const Size& s, NormKind kind) {
+  KernelCase c = norm_case(s, name_of(kind), "x + f, fused", {.kind = kind});
+  c.inputs = {{s.shape()}, {s.shape()}};
+  c.run = [=](Tape& tape, const Inputs& x, Parameters& p) {
+    ResidualBranch branch{x[1]};
+    const Parameter* const gamma = &p.find("norm.weight");
+    if (kind == NormKind::rmsnorm) return rmsnorm(tape, x[0], gamma, 1e-6f, &branch);
+    const Parameter* const beta = &p.find("norm.bias");
+    if (kind == NormKind::layernorm) return layernorm(tape, x[0], gamma, beta, 1e-6f, &branch);
+    const DytParameters all{.alpha = &p.find("norm.alpha"), .gamma = gamma, .beta = beta};
+    return dyt(tape, x[0], all, Squash::tanh, &branch);
+  };
+  c.forward.bytes += 2 * s.n() * s.e;
+  c.backward = {};
+  return c;
+}
+
 void add_norms(std::vector<KernelCase>& cases, const Size& s) {
   for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm, NormKind::dyt}) {
     cases.push_back(norm_case(s, name_of(kind), "fused", {.kind = kind}));
     cases.push_back(norm_case(s, name_of(kind), "unfused", {.kind = kind, .unfused = true}));
+    cases.push_back(after_residual_case(s, kind));
   }
   for (const NormKind kind : {NormKind::derf, NormKind::hardtanh, NormKind::sigmoid, NormKind::isru,
                               NormKind::identity, NormKind::batchnorm}) {
@@ -150,6 +172,34 @@ KernelCase linear_case(const Size& s, int64_t out, const std::string& ladder,
           .backward = {s.e * (2 * s.n() + 3 * weight + y), 2 * flops}};
 }
 
+void add_mlp(std::vector<KernelCase>& cases, const Size& s) {
+  const int64_t C = s.channels, F = 4 * C;
+  const double flops = 4 * s.n() * double(F), hidden = double(s.rows) * double(F);
+  const double weights = 2 * double(C) * double(F);
+  cases.push_back({.ladder = "mlp",
+                   .rung = "gelu, erf",
+                   .shape = {s.rows, C, F},
+                   .inputs = {{s.shape()}},
+                   .declare =
+                       [=](Parameters& p) {
+                         p.add("w1", {F, C}, Init::gaussian(0.02));
+                         p.add("b1", {F}, Init::zeros());
+                         p.add("w2", {C, F}, Init::gaussian(0.02));
+                         p.add("b2", {C}, Init::zeros());
+                       },
+                   .run =
+                       [](Tape& tape, const Inputs& x, Parameters& p) {
+                         return mlp(tape, x[0],
+                                    {.w1 = &p.find("w1"),
+                                     .b1 = &p.find("b1"),
+                                     .w2 = &p.find("w2"),
+                                     .b2 = &p.find("b2")});
+                       },
+                   // before and after GELU written, the latter read; back both read, one written
+                   .forward = {s.e * (2 * s.n() + weights + 3 * hidden), flops},
+                   .backward = {s.e * (3 * s.n() + 3 * weights + 4 * hidden), 2 * flops}});
+}
+
 void add_linears(std::vector<KernelCase>& cases, const Size& s) {
   cases.push_back(linear_case(s, 4 * s.channels, "linear", "with bias",
                               [](Tape& tape, const Inputs& x, Parameters& p) {
@@ -177,16 +227,21 @@ void add_attention(std::vector<KernelCase>& cases, const Size& s, int64_t T, int
         2 * double(B * heads) * double(T) * double(T) * double(D) * (causal ? 0.5 : 1);
     const double x = double(qkv.size()) * s.e;
     const double statistics = 4 * double(B * heads * T);
-    cases.push_back({.ladder = "attention",
-                     .rung = "width " + std::to_string(D) + (causal ? ", causal" : ""),
-                     .shape = {B, heads, T, D},
-                     .inputs = {{qkv}},
-                     .run =
-                         [=](Tape& tape, const Inputs& in, Parameters&) {
-                           return attention(tape, in[0], {.heads = heads, .causal = causal});
-                         },
-                     .forward = {x * 4 / 3 + statistics, 2 * product},
-                     .backward = {x * 8 / 3 + statistics, 5 * product}});
+    KernelCase c{.ladder = "attention",
+                 .rung = "width " + std::to_string(D) + (causal ? ", causal" : ""),
+                 .shape = {B, heads, T, D},
+                 .inputs = {{qkv}},
+                 .run =
+                     [=](Tape& tape, const Inputs& in, Parameters&) {
+                       return attention(tape, in[0], {.heads = heads, .causal = causal});
+                     },
+                 .forward = {x * 4 / 3 + statistics, 2 * product},
+                 .backward = {x * 8 / 3 + statistics, 5 * product}};
+    cases.push_back(c);
+    if (s.e > 2) continue;  // only bf16 has tensor cores, and so another rung below
+    c.rung += ", plain";
+    c.choose = [](bool on) { attention_on_tensor_cores = !on; };
+    cases.push_back(c);
   }
 }
 
@@ -344,6 +399,7 @@ std::vector<KernelCase> kernel_cases(const KernelShapes& shapes, DType dtype) {
   const Size s{shapes.rows[0], shapes.channels[0], e};
   add_matmuls(cases, s.rows, s.channels, 4 * s.channels, e);
   add_linears(cases, s);
+  add_mlp(cases, s);
   for (const int64_t D : {64, 128}) add_attention(cases, s, shapes.tokens, D);
   add_rope(cases, s, shapes.tokens);
   add_text_ends(cases, s, shapes.vocabulary);

@@ -34,6 +34,9 @@ struct KernelCase {
   std::function<Tensor(Tape&, const std::vector<Tensor>&, Parameters&)> run = nullptr;
   std::function<std::function<void(int set)>(Device, DType, int sets)> body = nullptr;
 
+  std::function<void(bool on)> choose =
+      nullptr;  // called with true before, with false after: a rung
+
   Work forward = {}, backward = {};  // backward without work: not timed
   // Whether its floor is the arithmetic of matrix products, rather than the memory's bandwidth.
   bool products() const { return forward.flops > 0; }

@@ -24,12 +24,15 @@ TEST_F(Cli, BenchKernelsGivesTheWorkOfEachRungAndWhatPartOfACopyItReaches) {
   ASSERT_EQ(ran.status, 0) << ran.error;
   EXPECT_NE(ran.error.find("unfused"), std::string::npos) << ran.error;  // the table
   const std::vector<json> lines = lines_of(ran.out);
-  ASSERT_EQ(lines.size(), 1u + 2 * 2);
+  ASSERT_EQ(lines.size(), 1u + 2 * 2 + 1);
   EXPECT_EQ(lines[0].at("device"), "cpu");
   const double copy = lines[0].at("copy_bytes_per_s");
   EXPECT_GT(copy, 0);
   EXPECT_GT(lines[0].at("product_flops_per_s"), 0);
-  for (size_t i = 1; i < lines.size(); ++i) {
+  // With the residual added on the way: two more tensors go by.
+  EXPECT_EQ(lines[5].at("rung"), "x + f, fused");
+  EXPECT_EQ(lines[5].at("bytes"), 4 * 16 * 8 * 4 + 16 * 8);
+  for (size_t i = 1; i < 5; ++i) {
     const json& row = lines[i];
     const bool forward = i % 2 == 1;
     EXPECT_EQ(row.at("kernel"), "layernorm");

@@ -105,7 +105,7 @@ run_kernels() {
 run_compare() {
   # shellcheck disable=SC2086
   timeout -k 5 "${COMPARE_LIMIT:-270}" python3 bench/compare.py ${COMPARE_MODELS:-} --device cuda \
-    --dyt "$DYT" --out "$OUT/compare.jsonl" 2>&1 | tee "$OUT/compare.log"
+    --dyt "$DYT" --prepare-limit 150 --rounds 2 --out "$OUT/compare.jsonl" 2>&1 | tee "$OUT/compare.log"
   local status=${PIPESTATUS[0]}
   note compare "$([ "$status" = 0 ] && echo ok || echo FAILED)" "exit $status"
 }

@@ -169,10 +169,7 @@ __global__ void __launch_bounds__(block_size, 2)
   // The first query that sees a key; none sees one beyond the length.
   const int offset = shape.causal ? shape.T_k - shape.T_q : shape.T_k;
   const auto first_query = [&](int key) { return key < length ? max(0, key - offset) : shape.T_q; };
-  const int row = at.first + my.row + my.g;
-  const int of_warp = first_query(at.first + my.row);
-  const int last_key = at.first + my.row + 16 * R - 1;
-  const int of_last = first_query(last_key);
+  const int warp_first = at.first + my.row;
   // A step is N queries of a head: h and the first of them.
   struct Step {
     int h, first;
@@ -190,11 +187,13 @@ __global__ void __launch_bounds__(block_size, 2)
       const int left = shape.T_q - first, to = stage * N * W;
       load_tile<N, W>(shared + q_tiles + to, q.head(at.b, h, D), q.row, first, shape.T_q, D);
       load_tile<N, W>(shared + dy_tiles + to, dy.head(at.b, h, D), dy.row, first, shape.T_q, D);
-      const int i = int(threadIdx.x) % N;
-      const float* const from = int(threadIdx.x) < N ? lse : delta;
-      float* const stat = (int(threadIdx.x) < N ? lse_tiles : delta_tiles) + stage * N + i;
       const int64_t statistics = int64_t(at.b * shape.H + h) * shape.T_q + first;
-      copy_async<4>(stat, from + statistics + (i < left ? i : 0), i < left);
+      const int i = int(threadIdx.x) % N, of_i = i < left ? i : 0, place = stage * N + i;
+      if (int(threadIdx.x) < N) {
+        copy_async<4>(lse_tiles + place, lse + statistics + of_i, i < left);
+      } else {
+        copy_async<4>(delta_tiles + place, delta + statistics + of_i, i < left);
+      }
       advance(next);
     }
     commit_copies();
@@ -214,16 +213,17 @@ __global__ void __launch_bounds__(block_size, 2)
 #pragma unroll 1
     for (int part = 0; part < N; part += at_once) {
       const int first = step.first + part;
-      if (first + at_once <= of_warp || first >= shape.T_q) continue;
+      if (first + at_once <= first_query(warp_first) || first >= shape.T_q) continue;
       float p[R][C][4], ds[R][C][4];
       scores<W>(p, shared, k_tile, q_tiles + tile, part, my);
       scores<W>(ds, shared, v_tile, dy_tiles + tile, part, my);
-      if (first < of_last) {
+      if (first < first_query(warp_first + 16 * R - 1)) {
 #pragma unroll
         for (int r = 0; r < R; ++r) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            const int hidden = first_query(row + 16 * r + 8 * i) - first - 2 * my.t;
+            const int key = warp_first + my.g + 16 * r + 8 * i;
+            const int hidden = first_query(key) - first - 2 * my.t;
 #pragma unroll
             for (int n = 0; n < C; ++n) {
               if (8 * n < hidden) p[r][n][2 * i] = -INFINITY;

@@ -4,6 +4,7 @@
 
 #include "core/safetensors.h"
 #include "layers/texts.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -64,6 +65,11 @@ TEST(CrossAttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
   for (const Size& s : padded) check_kernels(padded_case(s));
   for (const Size& s : crossed) check_kernels(cross_case(s));
   check_kernels(cross_case({3, 40, 1, 1, 128, {40, 17}}));
+}
+
+TEST(CrossAttention, InBf16OnTheCpuIsThatInF32ButForRounding) {
+  for (const Size& s : padded) check_bf16_on_the_cpu(padded_case(s));
+  for (const Size& s : crossed) check_bf16_on_the_cpu(cross_case(s));
 }
 
 // Keys and values that have gone through another reader: the gradient is added.

@@ -103,7 +103,7 @@ class Beam {
   // probability, and the longest possible one is divided by most.
   void close(const BeamOptions& o) {
     if (alive_.empty()) return;
-    const bool full = alive_[0].tokens.size() + 1 >= longest_;
+    const bool full = alive_[0].tokens.size() >= longest_;
     const bool beaten =
         best_ && best_worth_ >= worth(alive_[0].log_probability, longest_, o.length_penalty);
     if (!full && !beaten) return;

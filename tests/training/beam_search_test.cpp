@@ -92,7 +92,7 @@ TEST(BeamSearch, OneBeamIsGreedy) {
   const auto found = search(longest, 1, 0.6);
   for (size_t text = 0; text < longest.size(); ++text) {
     std::vector<int32_t> expected;
-    while (int64_t(expected.size()) + 1 < longest[text]) {
+    while (int64_t(expected.size()) < longest[text]) {
       const std::vector<double> logits = logits_after(text, expected);
       const auto top = std::max_element(logits.begin(), logits.end()) - logits.begin();
       if (top == end) break;

@@ -28,6 +28,7 @@ struct TrainCommand {
   std::optional<double> epochs, warmup_epochs, lr, weight_decay, beta2, clip, label_smoothing, ema;
   int64_t seed = 1, train_images = 0, test_images = 0, evaluate_every = 0;
   int workers = 0;
+  std::string graph = "auto";
   bool strict = false, plot = false;
 };
 
@@ -44,6 +45,7 @@ void apply(const TrainCommand& c, TrainOptions& o) {
   o.seed = uint64_t(c.seed);
   o.strict = c.strict;
   o.workers = c.workers;
+  o.graphs = parse_graphs(c.graph);
 }
 
 // Steps and warm-up, given how many batches make an epoch.
@@ -161,6 +163,10 @@ class Run {
                 model_.language() ? "tokens" : "images", double(result.arena_bytes) / (1 << 20));
     if (result.seconds_waited > 0)
       std::printf(", %.2f s waiting for batches", result.seconds_waited);
+    if (result.steps_repeated > 0) {
+      std::printf(", %lld steps repeated as a graph",
+                  static_cast<long long>(result.steps_repeated));
+    }
     std::printf("\n");
     if (!result.skipped.empty()) std::printf("%s\n", describe_skipped(result.skipped).c_str());
     if (!options.checkpoint.save.empty() && !result.diverged()) {
@@ -311,6 +317,9 @@ void add_options(CLI::App& app, TrainCommand& c) {
   count("--evaluate-every", c.evaluate_every,
         "steps (default: an epoch; text: a tenth of the run)");
   count("--workers", c.workers, "threads that decode and augment (default: cores - 1)");
+  app.add_option("--graph", c.graph,
+                 "repeat whole steps as one CUDA graph: auto (default: on a GPU), on, off")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--strict", c.strict, "an image that can't be decoded is an error");
   app.add_option("--init", c.init, "start from these weights (safetensors, timm's names)");
   app.add_option("--save", c.checkpoint.save,

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <mutex>
 #include <thread>
+#include <unordered_map>
 
 #include "core/device.h"
+#include "core/graph.h"
 #include "core/launch.h"
 #include "core/poison.h"
 
@@ -90,7 +93,9 @@ std::string describe(Device device) {
 int multiprocessors() { return 4; }
 
 void* device_allocate(Device device, size_t bytes) {
-  return device == Device::cpu ? host_allocate(bytes) : emulator::allocate(bytes);
+  if (device == Device::cpu) return host_allocate(bytes);
+  refuse_while_recording("memory is allocated");
+  return emulator::allocate(bytes);
 }
 void device_free(Device device, void* data) {
   if (device == Device::cpu) {
@@ -99,28 +104,38 @@ void device_free(Device device, void* data) {
     emulator::release(data);
   }
 }
-void copy_to_device(Device, void* to, const void* from_host, size_t bytes) {
+void copy_to_device(Device device, void* to, const void* from_host, size_t bytes) {
+  if (device != Device::cpu) refuse_while_recording("the host sends numbers");
   const emulator::DeviceAccess access;
   std::memcpy(to, from_host, bytes);
 }
-void copy_to_host(Device, void* to_host, const void* from, size_t bytes) {
+void copy_to_host(Device device, void* to_host, const void* from, size_t bytes) {
+  if (device != Device::cpu) refuse_while_recording("the host reads numbers");
   const emulator::DeviceAccess access;
   std::memcpy(to_host, from, bytes);
 }
 void copy_on_device(Device device, void* to, const void* from, size_t bytes) {
   if (device == Device::cpu) return copy_on_host(to, from, bytes);
-  const emulator::DeviceAccess access;
-  std::memcpy(to, from, bytes);
+  emulator::submit([=] {
+    const emulator::DeviceAccess access;
+    std::memcpy(to, from, bytes);
+  });
 }
-void fill_zero(Device, void* data, size_t bytes) {
-  const emulator::DeviceAccess access;
-  std::memset(data, 0, bytes);
+static void fill(Device device, void* data, int byte, size_t bytes) {
+  if (device == Device::cpu) {
+    std::memset(data, byte, bytes);
+    return;
+  }
+  emulator::submit([=] {
+    const emulator::DeviceAccess access;
+    std::memset(data, byte, bytes);
+  });
 }
-void fill_nan(Device, void* data, size_t bytes) {
-  const emulator::DeviceAccess access;
-  std::memset(data, 0xff, bytes);
+void fill_zero(Device device, void* data, size_t bytes) { fill(device, data, 0, bytes); }
+void fill_nan(Device device, void* data, size_t bytes) { fill(device, data, 0xff, bytes); }
+void synchronize(Device device) {
+  if (device != Device::cpu) refuse_while_recording("the host waits");
 }
-void synchronize(Device) {}
 
 #else
 
@@ -176,6 +191,7 @@ int multiprocessors() {
 
 void* device_allocate(Device device, size_t bytes) {
   if (device == Device::cpu) return host_allocate(bytes);
+  refuse_while_recording("memory is allocated");
   void* data = nullptr;
   check_cuda(cudaMalloc(&data, bytes ? bytes : 1));
   return data;
@@ -192,6 +208,7 @@ void copy_to_device(Device device, void* to, const void* from_host, size_t bytes
     std::memcpy(to, from_host, bytes);
     return;
   }
+  refuse_while_recording("the host sends numbers");
   check_cuda(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, stream()));
   synchronize(device);  // the caller may reuse its memory at once
 }
@@ -200,6 +217,7 @@ void copy_to_host(Device device, void* to_host, const void* from, size_t bytes) 
     std::memcpy(to_host, from, bytes);
     return;
   }
+  refuse_while_recording("the host reads numbers");
   check_cuda(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, stream()));
   synchronize(device);
 }
@@ -225,10 +243,49 @@ void fill_nan(Device device, void* data, size_t bytes) {
   }
 }
 void synchronize(Device device) {
-  if (device == Device::cuda) check_cuda(cudaStreamSynchronize(stream()));
+  if (device != Device::cuda) return;
+  refuse_while_recording("the host waits");
+  check_cuda(cudaStreamSynchronize(stream()));
+}
+
+void allow_shared_memory(const void* kernel, size_t bytes, const char* file, int line) {
+  static std::mutex mutex;
+  static std::unordered_map<const void*, size_t> allowed;
+  const std::lock_guard lock(mutex);
+  size_t& known = allowed[kernel];
+  if (bytes <= known) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+             file, line);
+  known = bytes;
 }
 
 #endif
+
+namespace {
+
+constexpr size_t argument_bytes = 64;
+struct Argument {
+  unsigned char bytes[argument_bytes];
+};
+
+// One thread per byte.
+__global__ void put_kernel(unsigned char* to, Argument from, unsigned bytes) {
+  if (threadIdx.x < bytes) to[threadIdx.x] = from.bytes[threadIdx.x];
+}
+
+}  // namespace
+
+void put_on_device(Device device, void* to, const void* from_host, size_t bytes) {
+  require(bytes <= argument_bytes, "put_on_device: ", bytes, " bytes are more than ",
+          argument_bytes);
+  if (device == Device::cpu) {
+    std::memcpy(to, from_host, bytes);
+    return;
+  }
+  Argument argument{};
+  std::memcpy(argument.bytes, from_host, bytes);
+  launch(put_kernel, 1, argument_bytes)(static_cast<unsigned char*>(to), argument, unsigned(bytes));
+}
 
 void* Arena::allocate(size_t bytes) {
   constexpr size_t alignment = 256;
@@ -239,6 +296,7 @@ void* Arena::allocate(size_t bytes) {
     chunks_.emplace_back(device_, chunk);
     poison(chunks_.back().data(), chunk);
     capacity_ += chunk;
+    ++generation_;
     at_ = 0;
   }
   char* place = static_cast<char*>(chunks_.back().data()) + at_;
@@ -255,9 +313,14 @@ void Arena::reset() {
     const size_t alignment = sanitized ? 1 << 20 : 256;
     capacity_ = (used_ + alignment - 1) / alignment * alignment;
     chunks_.emplace_back(device_, capacity_);
+    ++generation_;
   }
   if (!chunks_.empty()) poison(chunks_.back().data(), chunks_.back().bytes());
   at_ = used_ = 0;
+}
+
+void Arena::allow_access() {
+  for (const Buffer& chunk : chunks_) unpoison(chunk.data(), chunk.bytes());
 }
 
 }  // namespace dyt

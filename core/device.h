@@ -46,29 +46,33 @@ void device_free(Device device, void* data);
 void copy_to_device(Device device, void* to, const void* from_host, size_t bytes);
 void copy_to_host(Device device, void* to_host, const void* from, size_t bytes);
 void copy_on_device(Device device, void* to, const void* from, size_t bytes);
+// Up to 64 bytes of the host that travel as the argument of a kernel: unlike copy_to_device, nobody
+// waits; and recorded (core/graph.h), they are a constant.
+void put_on_device(Device device, void* to, const void* from_host, size_t bytes);
 void fill_zero(Device device, void* data, size_t bytes);
 void fill_nan(Device device, void* data, size_t bytes);  // all bits set: NaN in f32, f64 and bf16
 void synchronize(Device device);                         // waits until the device has finished
 
-// Owns one piece of device memory.
-class Buffer {
+// Owns one piece of memory.
+template <void* (*allocate)(Device, size_t), void (*release)(Device, void*)>
+class OwnedMemory {
  public:
-  Buffer() = default;
-  Buffer(Device device, size_t bytes)
-      : device_(device), bytes_(bytes), data_(device_allocate(device, bytes)) {}
-  Buffer(Buffer&& other) noexcept { swap(other); }
-  Buffer& operator=(Buffer&& other) noexcept {
+  OwnedMemory() = default;
+  OwnedMemory(Device device, size_t bytes)
+      : device_(device), bytes_(bytes), data_(allocate(device, bytes)) {}
+  OwnedMemory(OwnedMemory&& other) noexcept { swap(other); }
+  OwnedMemory& operator=(OwnedMemory&& other) noexcept {
     swap(other);
     return *this;
   }
-  ~Buffer() {
-    if (data_) device_free(device_, data_);
+  ~OwnedMemory() {
+    if (data_) release(device_, data_);
   }
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
  private:
-  void swap(Buffer& other) {
+  void swap(OwnedMemory& other) {
     std::swap(device_, other.device_);
     std::swap(bytes_, other.bytes_);
     std::swap(data_, other.data_);
@@ -77,6 +81,7 @@ class Buffer {
   size_t bytes_ = 0;
   void* data_ = nullptr;
 };
+using Buffer = OwnedMemory<device_allocate, device_free>;  // on a device
 
 // Memory that is handed out piece by piece and taken back all at once, every step. The first step
 // may need several chunks; reset() then joins them into one, and from there on a step allocates
@@ -86,6 +91,10 @@ class Arena {
   explicit Arena(Device device) : device_(device) {}
   void* allocate(size_t bytes);  // 256-byte aligned, valid until reset()
   void reset();
+  void allow_access();  // to all of it, for those who know what it holds (AddressSanitizer)
+  // Changes whenever memory is added or given back: what was handed out under another number may
+  // not be there any more.
+  int64_t generation() const { return generation_; }
   size_t capacity() const { return capacity_; }  // bytes held
   size_t used() const { return used_; }          // bytes handed out since reset()
 
@@ -94,6 +103,7 @@ class Arena {
   std::vector<Buffer> chunks_;
   size_t at_ = 0;  // first free byte of the last chunk
   size_t used_ = 0, capacity_ = 0;
+  int64_t generation_ = 0;
 };
 
 }  // namespace dyt

@@ -19,8 +19,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <source_location>
 #include <type_traits>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -80,6 +82,17 @@ void* dynamic_shared();
 unsigned lane();
 // Reports an error in the running thread: throws dyt::Error with kernel, block and thread.
 [[noreturn]] void fail_in_kernel(const char* what, Where where);
+
+// Work for the device: done at once, or, while a graph is being recorded (core/graph.h), kept.
+inline std::vector<std::function<void()>>* recording = nullptr;
+template <class Work>
+void submit(Work work) {
+  if (recording) {
+    recording->emplace_back(work);
+  } else {
+    work();
+  }
+}
 
 // Device memory, see the list above. Reachable while at least one DeviceAccess lives.
 void* allocate(size_t bytes);

@@ -19,10 +19,12 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
             const char* file = __builtin_FILE(), int line = __builtin_LINE(),
             const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
-    const auto body = [&] { kernel(arguments...); };
-    emulator::run(
-        {file, function, line}, grid, block, shared_bytes,
-        [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
+    emulator::submit([=] {
+      const auto body = [&] { kernel(arguments...); };
+      emulator::run(
+          {file, function, line}, grid, block, shared_bytes,
+          [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
+    });
   };
 }
 
@@ -49,14 +51,15 @@ cudaStream_t stream();  // the one every kernel and copy goes to (device.cu)
 void check_cuda(cudaError_t status, const char* file = __builtin_FILE(),
                 int line = __builtin_LINE());
 
+// A kernel must be told once if it is to have more than 48 KiB of dynamic shared memory.
+void allow_shared_memory(const void* kernel, size_t bytes, const char* file, int line);
+
 template <class... P>
 auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
             const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   return [=](std::type_identity_t<P>... arguments) {
     if (shared_bytes > 48 * 1024) {
-      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      int(shared_bytes)),
-                 file, line);
+      allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes, file, line);
     }
     // clang-format off
     kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);

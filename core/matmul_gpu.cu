@@ -78,13 +78,16 @@ float gelu_slope(float x) {
 template <class T, class TC>
 void matmul_with_rows(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row,
                       const T* b, float beta, TC* c, int64_t c_row) {
-  const emulator::DeviceAccess access;
-  const std::vector<float> fa =
-      to_floats(a, op_a == Op::none ? m : k, op_a == Op::none ? k : m, a_row);
-  const std::vector<float> fb = to_floats(b, k, n, n);
-  std::vector<float> fc = beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m, n, c_row);
-  multiply(op_a, op_b, m, n, k, fa, fb, beta, fc);
-  for (int64_t i = 0; i < m * n; ++i) c[i / n * c_row + i % n] = TC(fc[size_t(i)]);
+  emulator::submit([=] {
+    const emulator::DeviceAccess access;
+    const std::vector<float> fa =
+        to_floats(a, op_a == Op::none ? m : k, op_a == Op::none ? k : m, a_row);
+    const std::vector<float> fb = to_floats(b, k, n, n);
+    std::vector<float> fc =
+        beta == 0 ? std::vector<float>(size_t(m * n)) : to_floats(c, m, n, c_row);
+    multiply(op_a, op_b, m, n, k, fa, fb, beta, fc);
+    for (int64_t i = 0; i < m * n; ++i) c[i / n * c_row + i % n] = TC(fc[size_t(i)]);
+  });
 }
 
 template <class T>
@@ -92,21 +95,23 @@ bool matmul_with_epilogue(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
                           T* d, const Epilogue<T>& e) {
   // As a library might that wants aligned rows: so separate passes are tested as well.
   if (n % 2 != 0 || !may_follow<T>(e.after, n)) return false;
-  const emulator::DeviceAccess access;
-  const std::vector<float> fa = to_floats(a, m, k, k), fb = to_floats(b, k, n, n);
-  std::vector<float> product(size_t(m * n));
-  multiply(op_a, op_b, m, n, k, fa, fb, 0.0f, product);
-  for (int64_t i = 0; i < m * n; ++i) {
-    float v = product[size_t(i)];
-    if (e.bias) v += float(e.bias[i % n]);
-    if (e.add) v += float(e.add[i]);
-    if (e.after == After::gelu) {
-      e.h[i] = T(v);
-      v = gelu_value(v);
+  emulator::submit([=] {
+    const emulator::DeviceAccess access;
+    const std::vector<float> fa = to_floats(a, m, k, k), fb = to_floats(b, k, n, n);
+    std::vector<float> product(size_t(m * n));
+    multiply(op_a, op_b, m, n, k, fa, fb, 0.0f, product);
+    for (int64_t i = 0; i < m * n; ++i) {
+      float v = product[size_t(i)];
+      if (e.bias) v += float(e.bias[i % n]);
+      if (e.add) v += float(e.add[i]);
+      if (e.after == After::gelu) {
+        e.h[i] = T(v);
+        v = gelu_value(v);
+      }
+      if (e.after == After::gelu_slope) v *= gelu_slope(float(e.h[i]));
+      d[i] = T(v);
     }
-    if (e.after == After::gelu_slope) v *= gelu_slope(float(e.h[i]));
-    d[i] = T(v);
-  }
+  });
   return true;
 }
 

@@ -35,9 +35,14 @@ HOST_DEVICE inline Random4 philox(uint64_t key, uint64_t counter_low, uint64_t c
 HOST_DEVICE inline float uniform01(uint32_t bits) { return float(bits >> 8) * 0x1p-24f; }
 
 // Which random numbers an op draws: a seed and a stream. `uniform(i)` is the i-th of the stream.
+// A kernel that is recorded once and repeated (core/graph.h) finds its arguments unchanged, so what
+// is different every time lies in the device's memory: *later, if given, is added to the stream.
 struct RandomStream {
   uint64_t seed = 0, stream = 0;
-  HOST_DEVICE Random4 bits(uint64_t index) const { return philox(seed, index, stream); }
+  const uint64_t* later = nullptr;
+  HOST_DEVICE Random4 bits(uint64_t index) const {
+    return philox(seed, index, stream + (later ? *later : 0));
+  }
   HOST_DEVICE float uniform(uint64_t index) const { return uniform01(bits(index).x[0]); }
 };
 

@@ -68,15 +68,26 @@ void Tape::backward(const Tensor& loss, double scale) {
   require(loss.size() == 1, "backward starts from one number, not from ", loss.shape.text());
   require(loss.dtype != DType::bf16, "a loss is f32 or f64, not bf16");
   const float scale_f32 = float(scale);
-  backward(loss, loss.dtype == DType::f64 ? static_cast<const void*>(&scale) : &scale_f32);
+  put_on_device(device_, start_gradient(loss),
+                loss.dtype == DType::f64 ? static_cast<const void*>(&scale) : &scale_f32,
+                size_of(loss.dtype));
+  run_closures();
 }
 
 void Tape::backward(const Tensor& y, const void* dy_host) {
+  copy_to_device(device_, start_gradient(y), dy_host, size_t(y.size()) * size_of(y.dtype));
+  run_closures();
+}
+
+// Where the gradient of y goes that everything starts from.
+void* Tape::start_gradient(const Tensor& y) {
   require(y.grad, "backward needs a tape in training mode");
-  const size_t bytes = size_t(y.size()) * size_of(y.dtype);
-  if (!y.grad->data) y.grad->data = arena_.allocate(bytes);
+  if (!y.grad->data) y.grad->data = arena_.allocate(size_t(y.size()) * size_of(y.dtype));
   y.grad->filled = true;
-  copy_to_device(device_, y.grad->data, dy_host, bytes);
+  return y.grad->data;
+}
+
+void Tape::run_closures() {
   for (size_t i = entries_.size(); i-- > 0;) {
     const Entry& entry = entries_[i];
     if (!entry.output->filled) continue;
@@ -87,8 +98,9 @@ void Tape::backward(const Tensor& y, const void* dy_host) {
   }
 }
 
-void Tape::begin(uint64_t step) {
+void Tape::begin(uint64_t step, const uint64_t* later) {
   step_ = step;
+  later_ = later;
   random_ops_ = 0;
   entries_.clear();
   free_gradients_.clear();
@@ -102,21 +114,25 @@ std::string Shape::text() const {
   return s + ")";
 }
 
+std::vector<float> floats_of(const void* numbers, DType dtype, size_t n) {
+  const auto copied = [&](auto* first) { return std::vector<float>(first, first + n); };
+  switch (dtype) {
+    case DType::f32:
+      return copied(static_cast<const float*>(numbers));
+    case DType::f64:
+      return copied(static_cast<const double*>(numbers));
+    case DType::bf16:
+      return copied(static_cast<const bf16*>(numbers));
+    default:
+      fail("numbers of type ", name_of(dtype), " are not read as float");
+  }
+}
+
 std::vector<float> host_floats(const Tape& tape, const Tensor& t) {
   const size_t n = size_t(t.size());
-  std::vector<float> result(n);
-  if (t.dtype == DType::f32) {
-    copy_to_host(tape.device(), result.data(), t.data, n * sizeof(float));
-  } else if (t.dtype == DType::f64) {
-    std::vector<double> wide(n);
-    copy_to_host(tape.device(), wide.data(), t.data, n * sizeof(double));
-    std::copy(wide.begin(), wide.end(), result.begin());
-  } else {
-    std::vector<bf16> narrow(n);
-    copy_to_host(tape.device(), narrow.data(), t.data, n * sizeof(bf16));
-    std::copy(narrow.begin(), narrow.end(), result.begin());
-  }
-  return result;
+  std::vector<std::byte> bytes(n * size_of(t.dtype));
+  copy_to_host(tape.device(), bytes.data(), t.data, bytes.size());
+  return floats_of(bytes.data(), t.dtype, n);
 }
 
 }  // namespace dyt

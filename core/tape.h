@@ -76,14 +76,20 @@ class Tape {
   void backward(const Tensor& y, const void* dy_host);  // from these dy, in y's number type
 
   // Starts a step: forgets closures and activations. The step number is part of every random draw.
-  void begin(uint64_t step);
-  RandomStream random() { return {seed_, (step_ << 16) + random_ops_++}; }  // a new stream per op
+  // On the kernels' device, *later is added to what they draw from, when they draw: with
+  // streams_of(n) there, the step is n + `step`, and recorded kernels can be repeated for other n.
+  void begin(uint64_t step, const uint64_t* later = nullptr);
+  static constexpr uint64_t streams_of(uint64_t step) { return step << 16; }
+  RandomStream random() {  // a new stream per op
+    return {seed_, streams_of(step_) + random_ops_++, later_};
+  }
 
   // If set, every norm hands it its name, input and output (layers/norm.cpp): for those who want to
   // look inside a model, without the model knowing.
   std::function<void(const std::string& site, const Tensor& in, const Tensor& out)> observer;
 
   const Arena& arena() const { return arena_; }
+  Arena& arena() { return arena_; }
 
  private:
   struct Entry {
@@ -95,11 +101,14 @@ class Tape {
   // Memory of gradients that have been used: the next one of the same size takes it, warm from the
   // cache.
   void* allocate_gradient(size_t bytes);
+  void* start_gradient(const Tensor& y);
+  void run_closures();
   void* host_allocate(size_t bytes, size_t alignment);
 
   Device device_;
   DType dtype_;
   uint64_t seed_, step_ = 0, random_ops_ = 0;
+  const uint64_t* later_ = nullptr;
   Arena arena_;
   std::vector<Entry> entries_;
   std::vector<std::pair<size_t, void*>> free_gradients_;   // bytes, place
@@ -107,7 +116,9 @@ class Tape {
   size_t host_block_ = 0, host_at_ = 0;
 };
 
-// A tensor's numbers (f32, f64 or bf16) on the host, as float; waits for the device.
+// n numbers of the host (f32, f64 or bf16), as float.
+std::vector<float> floats_of(const void* numbers, DType dtype, size_t n);
+// A tensor's numbers, as float; waits for the device.
 std::vector<float> host_floats(const Tape& tape, const Tensor& t);
 
 template <class F>

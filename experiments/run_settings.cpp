@@ -156,10 +156,10 @@ std::string settings_of(const Augment& augment) {
 }
 
 std::string settings_of(const TrainOptions& options) {
-  // Not part of the result: how batches are made, checkpoints, who looks on.
+  // Not part of the result: how batches are made, graphs, checkpoints, who looks on.
   const auto& [steps, batch, accumulate, lr, lr_floor, warmup, inverse_sqrt_from, adamw, sgd,
-               label_smoothing, augment, mix, strict, workers, ema_decay, seed, evaluate_every,
-               evaluate_windows, diverged_above, checkpoint, after_step] = options;
+               label_smoothing, augment, mix, strict, workers, graphs, ema_decay, seed,
+               evaluate_every, evaluate_windows, diverged_above, checkpoint, after_step] = options;
   const auto& [mixup, cutmix, switch_probability] = mix;
   return Written("training")("steps", steps)("batch", batch)("accumulate", accumulate)("lr", lr)(
              "lr_floor", lr_floor)("warmup", warmup)(

@@ -85,9 +85,10 @@ __global__ void __launch_bounds__(256)
 // One thread per 4 elements, 16 bytes of each buffer (flat buffers are a multiple of that long).
 __global__ void __launch_bounds__(256)
     adamw_kernel(float* w, bf16* copy, float* m, float* v, const float* g, int64_t n,
-                 int64_t decayed, const float* squares, Step<float> s) {
+                 int64_t decayed, const float* squares, const Step<float>* step) {
   const int64_t first = (int64_t(blockIdx.x) * 256 + threadIdx.x) * 4;
   if (first >= n) return;
+  const Step<float> s = *step;
   Pack<float> w_i = load<4>(w + first), m_i = load<4>(m + first), v_i = load<4>(v + first);
   const Pack<float> g_i = load<4>(g + first);
   const float scale = clip_scale(sqrtf(*squares), s.max_norm);
@@ -115,25 +116,31 @@ AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
   first_ = Buffer(device, bytes);
   second_ = Buffer(device, bytes);
   norm_partials_ = Buffer(device, (norm_parts + 1) * sizeof(double));
+  numbers_ = Buffer(device, sizeof(Step<double>));
   fill_zero(device, first_.data(), bytes);
   fill_zero(device, second_.data(), bytes);
   fill_zero(device, norm_partials_.data(), norm_partials_.bytes());
 }
 
-void AdamW::step(float lr) {
+void AdamW::prepare(float lr) {
   ++steps_;
-  const int64_t n = parameters_.flat_size(), decayed = parameters_.decayed_size();
-  const auto step_of = [&](auto a) {
+  const auto put = [&](auto a) {
     using A = decltype(a);
-    return Step<A>{.beta1 = A(options_.beta1),
-                   .beta2 = A(options_.beta2),
-                   .epsilon = A(options_.epsilon),
-                   .decay = A(options_.weight_decay),
-                   .lr = A(lr),
-                   .first_correction = A(1 - std::pow(double(options_.beta1), double(steps_))),
-                   .second_correction = A(1 - std::pow(double(options_.beta2), double(steps_))),
-                   .max_norm = A(options_.max_norm)};
+    const Step<A> step{.beta1 = A(options_.beta1),
+                       .beta2 = A(options_.beta2),
+                       .epsilon = A(options_.epsilon),
+                       .decay = A(options_.weight_decay),
+                       .lr = A(lr),
+                       .first_correction = A(1 - std::pow(double(options_.beta1), double(steps_))),
+                       .second_correction = A(1 - std::pow(double(options_.beta2), double(steps_))),
+                       .max_norm = A(options_.max_norm)};
+    put_on_device(parameters_.device(), numbers_.data(), &step, sizeof step);
   };
+  parameters_.dtype() == DType::f64 ? put(double{}) : put(float{});
+}
+
+void AdamW::update() {
+  const int64_t n = parameters_.flat_size(), decayed = parameters_.decayed_size();
   if (parameters_.device() == Device::cpu) {
     on_cpu(parameters_.dtype(), [&](auto t) {
       using A = decltype(t);
@@ -141,7 +148,8 @@ void AdamW::step(float lr) {
       const A* g = static_cast<const A*>(parameters_.gradients());
       sum_of_squares_cpu(squares, g, n);
       adamw_cpu(static_cast<A*>(parameters_.masters()), static_cast<A*>(first_.data()),
-                static_cast<A*>(second_.data()), g, n, decayed, squares, step_of(t));
+                static_cast<A*>(second_.data()), g, n, decayed, squares,
+                *static_cast<const Step<A>*>(numbers_.data()));
     });
     return;
   }
@@ -156,7 +164,7 @@ void AdamW::step(float lr) {
   launch(adamw_kernel, blocks_for(n, 4 * 256), 256)(
       static_cast<float*>(parameters_.masters()), static_cast<bf16*>(parameters_.copies()),
       static_cast<float*>(first_.data()), static_cast<float*>(second_.data()), g, n, decayed,
-      squares, step_of(float{}));
+      squares, static_cast<const Step<float>*>(numbers_.data()));
 }
 
 double AdamW::gradient_norm() const {

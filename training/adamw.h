@@ -17,7 +17,14 @@ class AdamW {
 
   // One update of every parameter from its gradient. lr is this step's learning rate. The first
   // call is step 1 for the bias correction.
-  void step(float lr);
+  void step(float lr) {
+    prepare(lr);
+    update();
+  }
+  // Its two parts: the numbers of a step go to the device; the update, with whatever numbers are
+  // there, which a graph can record (core/graph.h).
+  void prepare(float lr);
+  void update();
 
   // The global L2 norm of the gradients before clipping, as of the last step(); waits for the
   // device.
@@ -34,6 +41,7 @@ class AdamW {
   AdamWOptions options_;
   Buffer first_, second_;  // moments m and v, of the type and size of the masters
   Buffer norm_partials_;   // sums of squares, and their sum at the end
+  Buffer numbers_;         // of the step
   int64_t steps_ = 0;
 };
 

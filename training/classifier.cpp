@@ -1,6 +1,7 @@
 #include "training/classifier.h"
 
 #include <algorithm>
+#include <deque>
 
 #include "layers/layers.h"
 
@@ -8,9 +9,9 @@ namespace dyt {
 namespace {
 
 // Images stay f32 whatever the model computes in.
-Tensor upload_images(Tape& tape, const ImageSource& source, const ImageBatch& batch) {
-  return tape.upload({batch.count, source.height, source.width, source.channels}, DType::f32,
-                     batch.images.data());
+HostArray images_of(const ImageSource& source, const ImageBatch& batch) {
+  return {
+      {batch.count, source.height, source.width, source.channels}, DType::f32, batch.images.data()};
 }
 
 // The sum of the cross-entropies of a batch is added to `loss`, the number of labels that have the
@@ -44,15 +45,26 @@ Evaluation evaluate_classifier(const Forward& forward, Tape& tape, const ImageSo
                               .strict = options.strict});
   const bool was_training = tape.training;
   tape.training = false;
+  Feed feed(tape.device());
+  Readout logits_sent(tape.device());
+  std::deque<std::vector<int32_t>> labels;  // of the batches whose logits are on their way
   double loss = 0;
   int64_t correct = 0, images = 0;
+  const auto receive = [&] {
+    const std::vector<float> logits = logits_sent.receive();
+    count(logits, int64_t(logits.size() / labels.front().size()), labels.front(), loss, correct);
+    images += int64_t(labels.front().size());
+    labels.pop_front();
+  };
   while (const ImageBatch* batch = loader.next()) {
     if (batch->count == 0) continue;
+    const DeviceBatch& on_device = feed.send({images_of(source, *batch)});
     tape.begin(0);
-    const Tensor logits = forward(tape, upload_images(tape, source, *batch));
-    count(host_floats(tape, logits), logits.channels(), batch->labels, loss, correct);
-    images += batch->count;
+    logits_sent.send(forward(tape, on_device[0]));
+    labels.push_back(batch->labels);
+    if (labels.size() > 1) receive();
   }
+  while (!labels.empty()) receive();
   tape.training = was_training;
   require(images > 0, "none of the images of ", source.name, " can be decoded");
   if (skipped) *skipped = loader.skipped();
@@ -80,16 +92,16 @@ TrainResult train_classifier(const Forward& forward, Parameters& parameters,
                                    .strict = options.strict});
   std::vector<std::string> skipped;  // of the test split
   TrainTask task{.samples_per_step = options.batch};
-  task.loss = [&](Tape& tape, int64_t) {
+  task.work.batch = [&](int64_t) -> HostBatch {
     const ImageBatch& batch = *loader.next();
-    const Tensor logits = forward(tape, upload_images(tape, *data.train, batch));
-    if (!batch.targets.empty()) {
-      return cross_entropy_soft(
-          tape, logits,
-          tape.upload({batch.count, logits.channels()}, DType::f32, batch.targets.data()));
-    }
-    return cross_entropy(tape, logits, tape.upload({batch.count}, DType::i32, batch.labels.data()),
-                         options.label_smoothing);
+    const HostArray images = images_of(*data.train, batch);
+    if (batch.targets.empty()) return {images, {{batch.count}, DType::i32, batch.labels.data()}};
+    return {images, {{batch.count, data.train->classes()}, DType::f32, batch.targets.data()}};
+  };
+  task.work.loss = [&](Tape& tape, const DeviceBatch& batch) {
+    const Tensor logits = forward(tape, batch[0]);
+    if (batch[1].dtype == DType::f32) return cross_entropy_soft(tape, logits, batch[1]);
+    return cross_entropy(tape, logits, batch[1], options.label_smoothing);
   };
   task.evaluate = [&](Tape& tape, bool) {
     return evaluate_classifier(forward, tape, *data.test, options, &skipped);

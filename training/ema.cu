@@ -31,9 +31,10 @@ void swap_cpu(A* average, A* w, int64_t n) {
 // ----------------------------------------------------------------------------------
 
 // One thread per 4 elements; 12 bytes an element: both read, the average written.
-__global__ void average_kernel(float* average, const float* w, float share, int64_t n) {
+__global__ void average_kernel(float* average, const float* w, const float* share_of_w, int64_t n) {
   const int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4;
   if (i >= n) return;
+  const float share = *share_of_w;
   Pack<float> a = load<4>(average + i);
   const Pack<float> v = load<4>(w + i);
 #pragma unroll
@@ -67,6 +68,7 @@ WeightAverage::WeightAverage(Parameters& parameters, double decay, bool warm_up)
   const size_t weights = size_t(parameters.flat_size()) * size;
   const size_t buffers = size_t(parameters.buffer_size()) * size;
   averages_ = Buffer(parameters.device(), weights + buffers);
+  share_ = Buffer(parameters.device(), size);
   char* at = static_cast<char*>(averages_.data());
   copy_on_device(parameters.device(), at, parameters.masters(), weights);
   if (buffers > 0) {
@@ -86,19 +88,28 @@ void WeightAverage::for_both(Body&& body) {
        parameters_.buffer_size());
 }
 
-void WeightAverage::update() {
-  require(!swapped_, "the weights are exchanged with their average: swap() back before update()");
+void WeightAverage::prepare() {
+  require(!swapped_, "the weights are exchanged with their average: swap() back before step()");
   const double t = double(updates_++);
   const double share = 1 - (warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_);
+  const float share_f32 = float(share);
+  const bool wide = parameters_.dtype() == DType::f64;
+  put_on_device(parameters_.device(), share_.data(),
+                wide ? static_cast<const void*>(&share) : &share_f32, share_.bytes());
+}
+
+void WeightAverage::update() {
   if (parameters_.device() == Device::cpu) {
     return on_cpu(parameters_.dtype(), [&](auto v) {
       using A = decltype(v);
+      const A share = *static_cast<const A*>(share_.data());
       for_both<A>(
-          [&](A* average, const A* w, bf16*, int64_t n) { average_cpu(average, w, A(share), n); });
+          [&](A* average, const A* w, bf16*, int64_t n) { average_cpu(average, w, share, n); });
     });
   }
   for_both<float>([&](float* average, const float* w, bf16*, int64_t n) {
-    launch(average_kernel, blocks_for(n, 4 * 256), 256)(average, w, float(share), n);
+    launch(average_kernel, blocks_for(n, 4 * 256), 256)(
+        average, w, static_cast<const float*>(share_.data()), n);
   });
 }
 

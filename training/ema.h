@@ -18,10 +18,15 @@ class WeightAverage {
   WeightAverage(Parameters& parameters, double decay, bool warm_up = false);
 
   // After every step of the optimizer.
+  void step() {
+    prepare();
+    update();
+  }
+  void prepare();  // the two parts, as AdamW's
   void update();
 
   // Exchanges the weights (and their bf16 copies) with the average: the model then computes with
-  // the average until the next swap(). No update() in between.
+  // the average until the next swap(). No step() in between.
   void swap();
   bool swapped() const { return swapped_; }
 
@@ -42,6 +47,7 @@ class WeightAverage {
   bool warm_up_, swapped_ = false;
   int64_t updates_ = 0;
   Buffer averages_;
+  Buffer share_;  // 1 - decay of this update, of the masters' type
 };
 
 // Evaluates with the average while it lives, also if an Error ends it. Null: with the weights.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <numeric>
 
 namespace dyt {
@@ -19,11 +20,9 @@ class Windows {
     count_ = int64_t(begins.size());
     fill_windows(text_, begins, context_, tokens_.data(), labels_.data());
   }
-  Tensor tokens(Tape& tape) const {
-    return tape.upload({count_, context_}, DType::i32, tokens_.data());
-  }
-  Tensor labels(Tape& tape) const {
-    return tape.upload({count_, context_}, DType::i32, labels_.data());
+  HostBatch batch() const {  // tokens and labels
+    const Shape shape{count_, context_};
+    return {{shape, DType::i32, tokens_.data()}, {shape, DType::i32, labels_.data()}};
   }
 
  private:
@@ -41,14 +40,23 @@ double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<u
   Windows some(text, context, std::min(begins.size(), size_t(batch)));
   const bool was_training = tape.training;
   tape.training = false;
+  Feed feed(tape.device());
+  Readout losses(tape.device());
+  std::deque<size_t> counts;  // of the batches whose losses are on their way
   double sum = 0;
+  const auto receive = [&] {
+    sum += double(counts.front()) * double(losses.receive()[0]);
+    counts.pop_front();
+  };
   for (size_t first = 0; first < begins.size(); first += size_t(batch)) {
-    const size_t count = std::min(begins.size() - first, size_t(batch));
-    some.fill(std::span(begins).subspan(first, count));
+    counts.push_back(std::min(begins.size() - first, size_t(batch)));
+    some.fill(std::span(begins).subspan(first, counts.back()));
+    const DeviceBatch& on_device = feed.send(some.batch());
     tape.begin(0);
-    const Tensor loss = model.loss(tape, some.tokens(tape), some.labels(tape));
-    sum += double(count) * double(host_floats(tape, loss)[0]);
+    losses.send(model.loss(tape, on_device[0], on_device[1]));
+    if (counts.size() > 1) receive();
   }
+  receive();
   tape.training = was_training;
   return sum / double(begins.size());
 }
@@ -73,10 +81,13 @@ TrainResult train_language_model(const GPT& model, Parameters& parameters, const
   const int64_t count = options.batch / options.accumulate;
   Windows windows(text.train, context, size_t(count));
   TrainTask task{.samples = "tokens", .samples_per_step = options.batch * context};
-  task.loss = [&](Tape& tape, int64_t part) {
+  task.work.batch = [&](int64_t part) {
     windows.fill(
         random_windows(int64_t(text.train.size()), context, count, options.seed, uint64_t(part)));
-    return model.loss(tape, windows.tokens(tape), windows.labels(tape));
+    return windows.batch();
+  };
+  task.work.loss = [&](Tape& tape, const DeviceBatch& batch) {
+    return model.loss(tape, batch[0], batch[1]);
   };
   task.evaluate = [&](Tape& tape, bool last) {
     const int64_t some = last ? 0 : options.evaluate_windows;

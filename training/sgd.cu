@@ -33,11 +33,11 @@ void sgd_cpu(A* w, A* v, const A* g, int64_t n, int64_t decayed, A decay, A mome
 
 // One thread per element: consecutive threads, consecutive addresses in all three buffers.
 __global__ void sgd_kernel(float* w, bf16* copy, float* v, const float* g, int64_t n,
-                           int64_t decayed, float decay, float momentum, float lr) {
+                           int64_t decayed, float decay, float momentum, const float* lr) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
   float w_i = w[i], v_i = v[i];
-  update(w_i, v_i, g[i], i < decayed ? decay : 0.0f, momentum, lr);
+  update(w_i, v_i, g[i], i < decayed ? decay : 0.0f, momentum, *lr);
   w[i] = w_i;
   v[i] = v_i;
   if (copy) copy[i] = bf16(w_i);
@@ -51,20 +51,24 @@ Sgd::Sgd(Parameters& parameters, const SgdOptions& options)
     : parameters_(parameters),
       options_(options),
       velocity_(parameters.device(),
-                size_t(parameters.flat_size()) * size_of(accumulator_of(parameters.dtype()))) {
+                size_t(parameters.flat_size()) * size_of(accumulator_of(parameters.dtype()))),
+      lr_(parameters.device(), sizeof(float)) {
   require(options.momentum >= 0 && options.momentum < 1, "momentum must be in [0, 1), not ",
           options.momentum);
   fill_zero(parameters.device(), velocity_.data(), velocity_.bytes());
 }
 
-void Sgd::step(float lr) {
+void Sgd::prepare(float lr) { put_on_device(parameters_.device(), lr_.data(), &lr, sizeof lr); }
+
+void Sgd::update() {
+  const float* lr = static_cast<const float*>(lr_.data());
   const int64_t n = parameters_.flat_size(), decayed = parameters_.decayed_size();
   if (parameters_.device() == Device::cpu) {
     on_cpu(parameters_.dtype(), [&](auto t) {
       using A = decltype(t);
       sgd_cpu(static_cast<A*>(parameters_.masters()), static_cast<A*>(velocity_.data()),
               static_cast<const A*>(parameters_.gradients()), n, decayed, A(options_.weight_decay),
-              A(options_.momentum), A(lr));
+              A(options_.momentum), A(*lr));
     });
     return;
   }

@@ -14,12 +14,18 @@ class Sgd {
   Sgd(Parameters& parameters, const SgdOptions& options);
 
   // One update of every parameter from its gradient. lr is this step's learning rate.
-  void step(float lr);
+  void step(float lr) {
+    prepare(lr);
+    update();
+  }
+  void prepare(float lr);  // the two parts, as AdamW's
+  void update();
 
  private:
   Parameters& parameters_;
   SgdOptions options_;
   Buffer velocity_;  // of the type and size of the masters
+  Buffer lr_;        // one float
 };
 
 }  // namespace dyt

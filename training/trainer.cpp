@@ -30,7 +30,8 @@ double learning_rate(const TrainOptions& o, int64_t step) {
 Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
     : parameters_(parameters),
       options_(checked(options)),
-      tape_(parameters.device(), parameters.dtype(), options.seed) {
+      tape_(parameters.device(), parameters.dtype(), options.seed),
+      step_(parameters, tape_, options.accumulate, options.graphs) {
   if (options.sgd) {
     require(options.checkpoint.save.empty() && options.checkpoint.resume.empty(),
             "a checkpoint holds AdamW's moments; a run with SGD can't be saved or resumed");
@@ -45,25 +46,32 @@ Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
   state_ = load_checkpoint(options.checkpoint, {parameters_, *adamw_, average_.get()});
 }
 
-// One update; the batch's mean loss, or 0 if it is not to be read (which waits for the device).
-double Trainer::train_step(const TrainTask& task, int64_t step, bool read_loss) {
-  const int parts = options_.accumulate;
-  parameters_.zero_gradients();
-  double sum = 0;
-  for (int64_t part = step * parts; part < (step + 1) * parts; ++part) {
-    tape_.begin(uint64_t(part));
-    const Tensor loss = task.loss(tape_, part);
-    tape_.backward(loss, 1.0 / parts);
-    if (read_loss) sum += double(host_floats(tape_, loss)[0]) / parts;
-  }
+// One update; its loss is sent off.
+void Trainer::train_step(const TrainTask& task, int64_t step) {
   const float lr = float(learning_rate(options_, step));
-  if (sgd_) {
-    sgd_->step(lr);
-  } else {
-    adamw_->step(lr);
+  sgd_ ? sgd_->prepare(lr) : adamw_->prepare(lr);
+  if (average_) average_->prepare();
+  step_.run(step, task.work, [this] {
+    sgd_ ? sgd_->update() : adamw_->update();
+    if (average_) average_->update();
+  });
+  step_.send_loss();
+  losses_of_.push_back(step);
+}
+
+// All that were sent but the last `but`. False, and where, if one shows that the run has diverged.
+bool Trainer::receive_losses(size_t but, TrainResult& result) {
+  while (losses_of_.size() > but) {
+    const int64_t step = losses_of_.front();
+    losses_of_.pop_front();
+    const double loss = step_.receive_loss();
+    if (!(loss <= options_.diverged_above)) {
+      result.diverged_at = state_.step = step;
+      return false;
+    }
+    state_.loss_sum += loss, ++state_.losses;
   }
-  if (average_) average_->update();
-  return sum;
+  return true;
 }
 
 // Evaluates, with the average of the weights too if there is one.
@@ -93,30 +101,24 @@ void Trainer::save(bool last) {
 
 TrainResult Trainer::run(const TrainTask& task, const ShowProgress& show) {
   const CheckpointOptions& checkpoint = options_.checkpoint;
-  // Reading a loss waits for the device.
-  const int64_t loss_every = parameters_.device() == Device::cuda ? 10 : 1;
+  // To read a loss at once is to wait for the device: two steps later it is there.
+  const size_t late = parameters_.device() == Device::cpu ? 0 : 2;
   const int64_t first = state_.step;
   const double before = state_.seconds, start = seconds_now();
   TrainResult result;
   double lately = state_.curve.empty() ? 0 : state_.curve.back().train_loss;
   while (state_.step < options_.steps) {
     const int64_t step = state_.step;
-    const bool last = step + 1 == options_.steps, read = step % loss_every == 0 || last;
-    const double loss = train_step(task, step, read);
-    if (read) {
-      if (!(loss <= options_.diverged_above)) {
-        result.diverged_at = step;
-        break;
-      }
-      state_.loss_sum += loss, ++state_.losses;
-    }
+    const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };
+    const bool last = step + 1 == options_.steps, looks = due(options_.evaluate_every);
+    const bool saves = checkpoint.every > 0 ? due(checkpoint.every) : looks;
+    train_step(task, step);
+    if (!receive_losses(last || looks || saves ? 0 : late, result)) break;
     if (state_.losses) lately = state_.loss_sum / double(state_.losses);
     ++state_.step;
-    const bool looks = options_.evaluate_every > 0 && state_.step % options_.evaluate_every == 0;
     if (last || looks) look(task, last);
     const double seconds = seconds_now() - start, done = double(state_.step - first);
     state_.seconds = before + seconds;
-    const bool saves = checkpoint.every > 0 ? state_.step % checkpoint.every == 0 : looks;
     if (!checkpoint.save.empty() && (last || saves)) save(last);
     if (options_.after_step) options_.after_step(state_.step, tape_);
     if (show) {
@@ -133,6 +135,8 @@ TrainResult Trainer::run(const TrainTask& task, const ShowProgress& show) {
   result.samples = state_.step * task.samples_per_step;
   result.seconds = before + seconds_now() - start;
   result.arena_bytes = tape_.arena().capacity();
+  result.steps_repeated = step_.repeated();
+  result.graph_problem = step_.problem();
   return result;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "training/checkpoint.h"
 #include "training/ema.h"
 #include "training/sgd.h"
+#include "training/step.h"
 
 namespace dyt {
 
@@ -35,6 +37,7 @@ struct TrainOptions {
   Mix mix = {};
   bool strict = false;  // an image that can't be decoded is an Error, rather than left out
   int workers = 0;      // threads that make batches; 0: one for every core but one
+  Graphs graphs = Graphs::automatic;  // whole steps as CUDA graphs; never on the cpu
 
   double ema_decay = 0;           // of an average of the weights (training/ema.h); 0: none
   uint64_t seed = 0;              // of the data order, augmentation, dropout, stochastic depth
@@ -55,6 +58,8 @@ struct TrainResult {
   size_t arena_bytes = 0;            // held for activations and their gradients
   double seconds_waited = 0;         // for batches, of `seconds`
   std::vector<std::string> skipped;  // "FILE: why" of images that could not be decoded
+  int64_t steps_repeated = 0;        // that were launched as a graph
+  std::string graph_problem;         // why they could not be, if they should have been
   bool diverged() const { return diverged_at >= 0; }
   const Evaluation& last() const { return curve.back(); }
 };
@@ -73,9 +78,7 @@ using ShowProgress = std::function<void(const Progress&)>;
 struct TrainTask {
   const char* samples = "images";
   int64_t samples_per_step = 0;
-  // Mean loss over part `part` of the run's batches: part = accumulate * step + 0, 1, ... On a tape
-  // that has begun. Called in order.
-  std::function<Tensor(Tape& tape, int64_t part)> loss = nullptr;
+  StepWork work = {};  // its batches, and the loss of one
   // test_loss and test_accuracy with the weights as they are. `last`: at the end of the run.
   std::function<Evaluation(Tape& tape, bool last)> evaluate = nullptr;
 };
@@ -92,17 +95,20 @@ class Trainer {
   TrainResult run(const TrainTask& task, const ShowProgress& show = nullptr);
 
  private:
-  double train_step(const TrainTask& task, int64_t step, bool read_loss);
+  void train_step(const TrainTask& task, int64_t step);
+  bool receive_losses(size_t but, TrainResult& result);
   void look(const TrainTask& task, bool last);
   void save(bool last);
 
   Parameters& parameters_;
   const TrainOptions options_;
   Tape tape_;
+  TrainingStep step_;
   std::unique_ptr<AdamW> adamw_;  // or
   std::unique_ptr<Sgd> sgd_;
   std::unique_ptr<WeightAverage> average_;
   TrainingState state_;
+  std::deque<int64_t> losses_of_;  // the steps whose losses are on their way
 };
 
 }  // namespace dyt

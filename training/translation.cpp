@@ -11,11 +11,17 @@ Texts upload_source(Tape& tape, const PairBatch& batch) {
           tape.upload({batch.rows}, DType::i32, batch.source_lengths.data())};
 }
 
-Tensor batch_loss(const Transformer& model, Tape& tape, const PairBatch& batch, float smoothing) {
-  const Shape shape{batch.rows, batch.target_tokens};
-  const Tensor target = tape.upload(shape, DType::i32, batch.target.data());
-  const Tensor labels = tape.upload(shape, DType::i32, batch.labels.data());
-  return model.loss(tape, upload_source(tape, batch), target, labels, smoothing);
+// Source, its lengths, target, labels.
+HostBatch arrays_of(const PairBatch& batch) {
+  const Shape target{batch.rows, batch.target_tokens};
+  return {{{batch.rows, batch.source_tokens}, DType::i32, batch.source.data()},
+          {{batch.rows}, DType::i32, batch.source_lengths.data()},
+          {target, DType::i32, batch.target.data()},
+          {target, DType::i32, batch.labels.data()}};
+}
+
+Tensor batch_loss(const Transformer& model, Tape& tape, const DeviceBatch& batch, float smoothing) {
+  return model.loss(tape, {batch[0], batch[1]}, batch[2], batch[3], smoothing);
 }
 
 void check_lengths(const Transformer& model, std::span<const TokenPair> pairs) {
@@ -49,11 +55,13 @@ double evaluate_translation(const Transformer& model, Tape& tape, std::span<cons
                             int64_t batch_tokens) {
   const bool was_training = tape.training;
   tape.training = false;
+  Feed feed(tape.device());
   double sum = 0, words = 0;
   for (const std::vector<int64_t>& chosen : batches_by_length(pairs, batch_tokens)) {
     const PairBatch batch = make_batch(pairs, chosen);
     tape.begin(0);
-    sum += double(batch.words) * double(host_floats(tape, batch_loss(model, tape, batch, 0))[0]);
+    const Tensor loss = batch_loss(model, tape, feed.send(arrays_of(batch)), 0);
+    sum += double(batch.words) * double(host_floats(tape, loss)[0]);
     words += double(batch.words);
   }
   tape.training = was_training;
@@ -71,10 +79,14 @@ TrainResult train_translation(const Transformer& model, Parameters& parameters,
   for (const TokenPair& pair : task.train) words += int64_t(pair.target.size());
   TrainTask training{.samples = "tokens",
                      .samples_per_step = words * options.accumulate / int64_t(batches.size())};
-  training.loss = [&](Tape& tape, int64_t part) {
+  PairBatch batch;
+  training.work.batch = [&](int64_t part) {
     const int64_t n = batch_of_step(int64_t(batches.size()), options.seed, part);
-    return batch_loss(model, tape, make_batch(task.train, batches[size_t(n)]),
-                      options.label_smoothing);
+    batch = make_batch(task.train, batches[size_t(n)]);
+    return arrays_of(batch);
+  };
+  training.work.loss = [&](Tape& tape, const DeviceBatch& on_device) {
+    return batch_loss(model, tape, on_device, options.label_smoothing);
   };
   training.evaluate = [&](Tape& tape, bool) {
     return Evaluation{.test_loss = evaluate_translation(model, tape, task.val, options.batch)};

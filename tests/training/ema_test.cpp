@@ -53,7 +53,7 @@ void check(Device device, DType dtype) {
   for (int step = 0; step < 5; ++step) {
     scale(p, 2);
     weight *= 2;
-    average.update();
+    average.step();
     expected = 0.9 * expected + 0.1 * weight;
   }
   const std::vector<double> weights = everything(p), computed = as_computed(p);
@@ -64,7 +64,7 @@ void check(Device device, DType dtype) {
     expect_close(everything(p), times(start, expected), tolerance, "average");
     expect_close(as_computed(p), p.values(p.all()[0]), dtype == DType::bf16 ? 4e-3 : 1e-12,
                  "what is computed with");
-    EXPECT_THROW(average.update(), Error);
+    EXPECT_THROW(average.step(), Error);
   }
   EXPECT_FALSE(average.swapped());
   EXPECT_EQ(everything(p), weights);
@@ -92,9 +92,9 @@ TEST(WeightAverage, WarmsUpIfAsked) {
   const std::vector<double> start = everything(p);
   WeightAverage average(p, 0.15, true);
   scale(p, 3);
-  average.update();  // decay 1 / 10
+  average.step();  // decay 1 / 10
   scale(p, 2);
-  average.update();  // 0.15, as 2 / 11 is more
+  average.step();  // 0.15, as 2 / 11 is more
   const WithAverage evaluation(&average);
   const double first = 0.1 + 0.9 * 3, second = 0.15 * first + 0.85 * 6;
   expect_close(everything(p), times(start, second), 1e-14, "average");

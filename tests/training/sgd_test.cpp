@@ -101,10 +101,10 @@ TEST(Sgd, IsTheTrainersIfChosen) {
   options.sgd = SgdOptions{.momentum = 0};
   Trainer trainer(p, options);
   TrainTask task;
-  task.loss = [&](Tape& tape, int64_t) {
-    const std::vector<double> x = {2, 3};
-    const Tensor in = tape.upload({1, 2}, DType::f64, x.data());
-    return linear(tape, in, w, nullptr);  // w . x: its gradient is x
+  const std::vector<double> x = {2, 3};
+  task.work.batch = [&](int64_t) { return HostBatch{{{1, 2}, DType::f64, x.data()}}; };
+  task.work.loss = [&](Tape& tape, const DeviceBatch& batch) {
+    return linear(tape, batch[0], w, nullptr);  // w . x: its gradient is x
   };
   task.evaluate = [](Tape&, bool) { return Evaluation{}; };
   trainer.run(task);

@@ -92,8 +92,10 @@ TEST(TrainerKernels, TwentyStepsMatchTheCpu) {
     TrainOptions options = twenty_steps();
     options.batch = 4;
     options.evaluate_every = 10;
+    options.graphs = Graphs::on;
     const TrainResult a = train_classifier(cpu.forward(), cpu.parameters, data, options);
     const TrainResult b = train_classifier(gpu.forward(), gpu.parameters, data, options);
+    EXPECT_GT(b.steps_repeated, 10);
     ASSERT_EQ(a.curve.size(), b.curve.size());
     for (size_t i = 0; i < a.curve.size(); ++i) {
       EXPECT_NEAR(a.curve[i].test_loss, b.curve[i].test_loss, 1e-4 * a.curve[i].test_loss)

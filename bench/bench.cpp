@@ -15,6 +15,7 @@
 #include "core/precision.h"
 #include "core/quantile.h"
 #include "training/adamw.h"
+#include "training/step.h"
 
 namespace dyt {
 namespace {
@@ -69,6 +70,7 @@ class TrainBench {
         spec_(spec_of(options)),
         model_(spec_, parameters_),
         tape_(device_, precision_.activations),
+        step_(parameters_, tape_, 1, parse_graphs(options.graph)),
         watch_(device_) {
     if (!batch_) batch_ = model_.language() ? 32 : 64;
     parameters_.allocate(device_, tape_.dtype(), 1);
@@ -76,7 +78,11 @@ class TrainBench {
     optimizer_ = std::make_unique<AdamW>(
         parameters_, text ? AdamWOptions{.beta2 = 0.95f, .weight_decay = 0.1f} : AdamWOptions{});
     data_ = std::make_unique<Batch>(model_, batch_, device_);
-    for (int i = 0; i < 3; ++i) step();
+    work_.batch = [](int64_t) { return HostBatch{}; };  // it is on the device already
+    work_.loss = [this](Tape& tape, const DeviceBatch&) {
+      return model_.loss(tape, data_->inputs(), data_->labels());
+    };
+    for (int i = 0; i < 4; ++i) step();  // the last ones as they will be timed
     synchronize(device_);
   }
 
@@ -99,6 +105,7 @@ class TrainBench {
             {"device", name_of(device_)},
             {"dtype", name_of(precision_.of_run)},
             {"batch", batch_},
+            {"graph", step_.repeated() > 0},
             {"parameters", parameters_.count()}};
   }
   nlohmann::ordered_json summary(const std::vector<double>& seconds) const {
@@ -116,10 +123,11 @@ class TrainBench {
   }
   void print(const std::vector<double>& seconds) const {
     const double middle = median(seconds), flops = step_flops(model_, batch_);
-    std::printf("%s, batch %lld, %s %s: median %.2f ms a step (%.2f to %.2f), %.0f %s/s\n",
+    std::printf("%s, batch %lld, %s %s: median %.2f ms a step (%.2f to %.2f), %.0f %s/s%s\n",
                 options_.model.c_str(), static_cast<long long>(batch_), name_of(device_),
                 name_of(precision_.of_run), 1e3 * middle, 1e3 * quantile(seconds, 0),
-                1e3 * quantile(seconds, 1), double(items()) / middle, item());
+                1e3 * quantile(seconds, 1), double(items()) / middle, item(),
+                step_.repeated() > 0 ? "; steps repeated as a graph" : "");
     if (flops > 0 && product_ > 0) {
       std::printf(
           "  %.3f TFLOP a step: %.2f TFLOP/s, model-FLOP use %.1f %% of a large product's "
@@ -156,10 +164,8 @@ class TrainBench {
     return spec;
   }
   void step() {
-    tape_.begin(uint64_t(step_++));
-    parameters_.zero_gradients();
-    tape_.backward(model_.loss(tape_, data_->inputs(), data_->labels()));
-    optimizer_->step(1e-4f);
+    optimizer_->prepare(1e-4f);
+    step_.run(steps_++, work_, [this] { optimizer_->update(); });
   }
   const char* item() const { return model_.language() ? "tokens" : "images"; }
   int64_t items() const {
@@ -176,11 +182,13 @@ class TrainBench {
   const BenchOptions& options_;
   Device device_;
   Precision precision_;
-  int64_t batch_ = 0, step_ = 0;
+  int64_t batch_ = 0, steps_ = 0;
   ModelSpec spec_;
   Parameters parameters_;
   Model model_;
   Tape tape_;
+  TrainingStep step_;
+  StepWork work_;
   Stopwatch watch_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Batch> data_;

@@ -6,10 +6,11 @@ namespace dyt {
 
 struct BenchOptions {
   std::string model = "vit_ti4", device = "auto";
-  std::string norm;       // empty: the model's own
-  std::string precision;  // "f32" or "bf16"; empty: the device's own
-  int batch = 0;          // 0: 64 images or 32 texts, or as for bench/compare.py
-  int steps = 20;         // per turn
+  std::string norm;            // empty: the model's own
+  std::string precision;       // "f32" or "bf16"; empty: the device's own
+  std::string graph = "auto";  // whole steps as CUDA graphs: "on", "off", "auto" (on a GPU)
+  int batch = 0;               // 0: 64 images or 32 texts, or as for bench/compare.py
+  int steps = 20;              // per turn
   bool json = false;
   bool by_turns = false;  // measure once for every line on stdin
 };

@@ -54,6 +54,8 @@ void add_bench_train(CLI::App& bench_app) {
   bench_train->add_option("--steps", bench.steps, "timed steps")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  bench_train->add_option("--graph", bench.graph, "repeat steps as one CUDA graph (auto: on a GPU)")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   bench_train->add_flag("--json", bench.json, "lines of JSON: ready, then one for each turn");
   bench_train->add_flag("--by-turns", bench.by_turns, "wait for a line on stdin before each turn");
   bench_train->callback([options] { bench_train_step(*options); });

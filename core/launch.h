@@ -51,14 +51,14 @@ cudaStream_t stream();  // the one every kernel and copy goes to (device.cu)
 void check_cuda(cudaError_t status, const char* file = __builtin_FILE(),
                 int line = __builtin_LINE());
 
-// A kernel must be told once if it is to have more than 48 KiB of dynamic shared memory.
+// A kernel must be told, once, if static and dynamic shared memory are more than 48 KiB together.
 void allow_shared_memory(const void* kernel, size_t bytes, const char* file, int line);
 
 template <class... P>
 auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
             const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   return [=](std::type_identity_t<P>... arguments) {
-    if (shared_bytes > 48 * 1024) {
+    if (shared_bytes > 0) {
       allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes, file, line);
     }
     // clang-format off

@@ -28,7 +28,7 @@ const Words words[] = {
     {"norm", "--norm", "what normalises"},
     {"placement", "--norm-placement", "before or after a residual branch; not of ConvNets"},
     {"epsilon", "--epsilon", "of a norm with statistics"},
-    {"alpha0", "--alpha0", "where DyT's alpha starts"},
+    {"alpha0", "--alpha0", "where DyT's alpha starts; auto: at 1 / std of its first input"},
     {"alpha0_attention", "--alpha0-attention", "the same, before attention; language models"},
     {"learn_alpha", "--learn-alpha,!--no-learn-alpha", "no: alpha is 1"},
     {"frozen", "--frozen,!--no-frozen", "batchnorm: training takes the running statistics"},
@@ -52,6 +52,15 @@ CLI::Option* add(CLI::App& to, const Words& w, std::optional<float>& value) {
   const std::string field = w.field;
   if (field == "drop_path" || field == "dropout") return option->check(CLI::Range(0.0, 0.999));
   return option->check(CLI::PositiveNumber);
+}
+
+CLI::Option* add(CLI::App& to, const Words& w, std::optional<Alpha0>& value) {
+  const auto parse = [&value](const std::string& text) {
+    value = text == "auto" ? Alpha0::measured() : Alpha0(std::stof(text));
+  };
+  const CLI::Validator valid = CLI::IsMember({"auto"}) | CLI::PositiveNumber;
+  return to.add_option_function<std::string>(w.options, parse, w.help)
+      ->check(valid.description(""));
 }
 
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<bool>& value) {

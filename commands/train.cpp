@@ -92,6 +92,9 @@ class Run {
         precision_(choose_precision(command.precision, device_)),
         model_(spec, parameters_) {
     parameters_.allocate(device_, precision_.activations, uint64_t(command.seed));
+    require(command.init.empty() || model_.norm().calibrate == 0,
+            "--init has the values that alpha starts at, and --alpha0 auto would measure others; "
+            "leave one of the two out");
     if (!command.init.empty()) read_weights(model_, parameters_, read_safetensors(command.init));
     if (!command.out.empty()) prepare_output(command.out);
     require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");

@@ -41,6 +41,9 @@ class Tape {
   bool on_cpu() const { return device_ == Device::cpu; }
   DType dtype() const { return dtype_; }  // of activations
   bool training = true;                   // false: no closures are kept, drop path passes all
+  // Norms that are to be calibrated set their alpha by what they see (NormSpec::calibrate): one
+  // after the other, so each sees what those before it make of the input.
+  bool calibrating = false;
 
   // A new activation, uninitialised, valid until begin().
   Tensor empty(Shape shape) { return empty(shape, dtype_); }

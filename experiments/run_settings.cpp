@@ -77,11 +77,12 @@ uint64_t fingerprint(const ImageDataset& data) {
 }  // namespace
 
 std::string settings_of(const NormSpec& spec) {
-  const auto& [kind, placement, epsilon, alpha0, learn_alpha, bias, groups, frozen, unfused] = spec;
+  const auto& [kind, placement, epsilon, alpha0, calibrate, learn_alpha, bias, groups, frozen,
+               unfused] = spec;
   return Written("(norm")("kind", std::string(name_of(kind)))(
              "placement", std::string(name_of(placement)))("epsilon", epsilon)("alpha0", alpha0)(
-             "learn_alpha", learn_alpha)("bias", bias)("groups", groups)("frozen", frozen)(
-             "unfused", unfused)
+             "calibrate", calibrate)("learn_alpha", learn_alpha)("bias", bias)("groups", groups)(
+             "frozen", frozen)("unfused", unfused)
              .text +
          ")";
 }

@@ -95,6 +95,14 @@ void with_squash(Squash squash, F&& body) {
       return body(Isru{});
     case Squash::identity:
       return body(Identity{});
+    case Squash::shifted_tanh:
+      return body(ShiftedTanh{});
+    case Squash::arcsinh:
+      return body(Arcsinh{});
+    case Squash::deadzone:
+      return body(Deadzone{});
+    case Squash::bump:
+      return body(Bump{});
   }
 }
 

@@ -9,7 +9,19 @@
 namespace dyt {
 
 // --- dyt.cu: Dynamic Tanh and its family, y = gamma * phi(alpha x + shift) + beta ----------------
-enum class Squash { tanh, erf, hardtanh, sigmoid, isru, identity };
+enum class Squash {
+  tanh,
+  erf,
+  hardtanh,
+  sigmoid,
+  isru,
+  identity,
+  // tanh with one of the properties broken that a good replacement for a norm has (experiment 16)
+  shifted_tanh,  // 1 + tanh(z): not centred on zero
+  arcsinh,       // not bounded
+  deadzone,      // tanh(z -+ 1/2), and 0 where |z| < 1/2: not sensitive at zero
+  bump           // z exp(-z^2 / 2): not monotone
+};
 struct DytParameters {
   const Parameter* alpha = nullptr;  // (1); null: 1, not learned
   const Parameter* shift = nullptr;  // (1); null: 0

@@ -1,6 +1,7 @@
 #include "layers/norm.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "layers/unfused.h"
 
@@ -21,6 +22,10 @@ constexpr Name names[] = {{NormKind::layernorm, "layernorm"},
                           {NormKind::sigmoid, "sigmoid"},
                           {NormKind::isru, "isru"},
                           {NormKind::identity, "identity"},
+                          {NormKind::shifted_tanh, "shifted_tanh"},
+                          {NormKind::arcsinh, "arcsinh"},
+                          {NormKind::deadzone, "deadzone"},
+                          {NormKind::bump, "bump"},
                           {NormKind::none, "none"}};
 
 bool over_batch_or_group(NormKind kind) {
@@ -39,6 +44,14 @@ Squash squash_of(NormKind kind) {
       return Squash::isru;
     case NormKind::identity:
       return Squash::identity;
+    case NormKind::shifted_tanh:
+      return Squash::shifted_tanh;
+    case NormKind::arcsinh:
+      return Squash::arcsinh;
+    case NormKind::deadzone:
+      return Squash::deadzone;
+    case NormKind::bump:
+      return Squash::bump;
     default:
       return Squash::tanh;
   }
@@ -87,7 +100,7 @@ Placement parse_placement(const std::string& name) {
 
 Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, const NormSpec& spec,
            float weight0)
-    : name_(name), spec_(spec) {
+    : name_(name), parameters_(&parameters), spec_(spec) {
   if (spec.kind == NormKind::none) return;
   if (spec.epsilon == 0) spec_.epsilon = over_batch_or_group(spec.kind) ? 1e-5f : 1e-6f;
   if (spec.kind == NormKind::groupnorm) {
@@ -102,6 +115,8 @@ Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, co
   }
   if (!has_statistics(spec.kind)) {
     require(!spec.learn_alpha || spec.alpha0 > 0, "alpha0 must be positive, not ", spec.alpha0);
+    require(spec.calibrate == 0 || spec.learn_alpha,
+            "alpha0 can't be measured for a norm whose alpha is not learned");
     if (spec.learn_alpha) alpha_ = &parameters.add(name + ".alpha", {1}, Init::fill(spec.alpha0));
     if (spec.kind == NormKind::derf) {
       shift_ = &parameters.add(name + ".shift", {1}, Init::zeros());
@@ -114,9 +129,21 @@ Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, co
 }
 
 Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
+  if (tape.calibrating && alpha_ && spec_.calibrate > 0) calibrate(tape, x);
   const Tensor y = forward(tape, x);
   if (tape.observer && !name_.empty()) tape.observer(name_, x, y);
   return y;
+}
+
+// The sums are taken in double and in order, so the same input gives the same alpha.
+void Norm::calibrate(Tape& tape, const Tensor& x) const {
+  const std::vector<float> values = host_floats(tape, x);
+  double sum = 0, squares = 0;
+  for (const float v : values) sum += double(v);
+  const double mean = sum / double(values.size());
+  for (const float v : values) squares += (double(v) - mean) * (double(v) - mean);
+  const double alpha = double(spec_.calibrate) / std::sqrt(squares / double(values.size()));
+  if (std::isfinite(alpha)) parameters_->set_values(*alpha_, {alpha});
 }
 
 Tensor Norm::forward(Tape& tape, const Tensor& x) const {

@@ -87,4 +87,48 @@ struct Identity {
   }
 };
 
+// What follows has one property less than tanh (arXiv 2512.10938: a good replacement for a norm is
+// centred on zero, bounded, sensitive at zero, monotone), and a slope of at most 1 as tanh has.
+struct ShiftedTanh {  // not centred: from 0 to 2
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return 1 + tanh_of(z);
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A, A f) {
+    return f * (2 - f);  // 1 - tanh^2
+  }
+};
+struct Arcsinh {  // not bounded: log(2 |z|) far from zero
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return A(asinh(z));
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A) {
+    return 1 / sqrt(1 + z * z);
+  }
+};
+struct Deadzone {  // not sensitive: 0 within 1/2 of zero, and tanh from there
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    const A half = A(0.5);
+    return tanh_of(z < -half ? z + half : z > half ? z - half : A(0));
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A f) {
+    return z * z > A(0.25) ? 1 - f * f : A(0);
+  }
+};
+struct Bump {  // not monotone: rises to 0.61 at z = 1, and falls to 0 again
+  template <class A>
+  HOST_DEVICE static A value(A z) {
+    return z * exp_of(A(-0.5) * z * z);
+  }
+  template <class A>
+  HOST_DEVICE static A slope(A z, A) {
+    return (1 - z * z) * exp_of(A(-0.5) * z * z);
+  }
+};
+
 }  // namespace dyt

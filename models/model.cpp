@@ -40,7 +40,8 @@ void set_norm(NormSpec& norm, const ModelSpec& spec) {
   // A preset's epsilon is LayerNorm's or RMSNorm's, and does for both.
   if (norm.kind != NormKind::layernorm && norm.kind != NormKind::rmsnorm) norm.epsilon = 0;
   set(norm.epsilon, spec.epsilon);
-  set(norm.alpha0, spec.alpha0);
+  if (spec.alpha0 && spec.alpha0->automatic) norm.calibrate = auto_calibration;
+  if (spec.alpha0 && !spec.alpha0->automatic) norm.alpha0 = spec.alpha0->value;
   set(norm.learn_alpha, spec.learn_alpha);
   set(norm.frozen, spec.frozen);
   require(!spec.epsilon || has_statistics(norm.kind), name_of(norm.kind), " has no epsilon");
@@ -121,7 +122,9 @@ GPTConfig configure(GPTConfig c, const ModelSpec& spec) {
   set(c.context, spec.context);
   set(c.tied, spec.tied);
   set(c.dropout, spec.dropout);
-  if (spec.alpha0) c.alpha0_attention = *spec.alpha0;
+  if (spec.alpha0 && !spec.alpha0->automatic) c.alpha0_attention = spec.alpha0->value;
+  require(!spec.alpha0_attention || !spec.alpha0 || !spec.alpha0->automatic,
+          "with alpha0 auto, alpha is measured before attention too: leave alpha0_attention out");
   set(c.alpha0_attention, spec.alpha0_attention);
   set_norm(c.norm, spec);
   return c;

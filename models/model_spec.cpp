@@ -18,6 +18,7 @@ json stored(float value) {
   *std::to_chars(digits, digits + sizeof digits - 1, value).ptr = 0;
   return std::strtod(digits, nullptr);
 }
+json stored(const Alpha0& alpha0) { return alpha0.automatic ? json("auto") : stored(alpha0.value); }
 template <class Value>
 json stored(Value value) {
   return value;
@@ -36,6 +37,12 @@ int read(const char* key, const json& value, int) {
 
 float read(const char* key, const json& value, float) {
   if (!value.is_number()) refuse(key, value, "a number");
+  return value.get<float>();
+}
+
+Alpha0 read(const char* key, const json& value, Alpha0) {
+  if (value == "auto") return Alpha0::measured();
+  if (!value.is_number()) refuse(key, value, "a number or \"auto\"");
   return value.get<float>();
 }
 

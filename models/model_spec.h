@@ -8,6 +8,21 @@
 
 namespace dyt {
 
+// Where DyT's alpha starts: at a number, or, "auto", where the first batch says
+// (NormSpec::calibrate).
+struct Alpha0 {
+  float value = 0;
+  bool automatic = false;
+  Alpha0() = default;
+  Alpha0(float number) : value(number) {}
+  static Alpha0 measured() {
+    Alpha0 alpha0;
+    alpha0.automatic = true;
+    return alpha0;
+  }
+  bool operator==(const Alpha0&) const = default;
+};
+
 struct ModelSpec {
   // "vit_ti4" and so on; or "vit", "convnext", "resnet", "vgg", "gpt", "llama", which stand for a
   // small preset, of 32 x 32 images or of bytes
@@ -33,7 +48,8 @@ struct ModelSpec {
   // learn_alpha: of DyT's family; alpha0_attention: of language models.
   std::optional<NormKind> norm = {};
   std::optional<Placement> placement = {};
-  std::optional<float> epsilon = {}, alpha0 = {}, alpha0_attention = {};
+  std::optional<float> epsilon = {}, alpha0_attention = {};
+  std::optional<Alpha0> alpha0 = {};
   std::optional<bool> learn_alpha = {};
   std::optional<bool> frozen = {};  // batchnorm: training, too, takes the running statistics
 

@@ -140,10 +140,16 @@ TensorFile look_into(const WindowOptions& o, const TensorFile& input, TensorFile
   if (!o.weights.empty()) {
     read_weights(model, parameters, read_safetensors(o.weights), o.prefix);
   }
-  if (weights) write_weights(model, parameters, *weights);
   TensorFile file;
   Tape tape(o.device, o.dtype, o.seed);
   tape.begin(0);
+  if (o.weights.empty() && model.norm().calibrate > 0) {
+    tape.training = false, tape.calibrating = true;
+    model.forward(tape, upload_input(tape, model, input));
+    tape.training = true, tape.calibrating = false;
+    tape.begin(0);
+  }
+  if (weights) write_weights(model, parameters, *weights);
   if (o.activations) add_activations(file, tape);
   if (!o.backward) {
     tape.training = false;

@@ -69,11 +69,17 @@ WeightAverage::WeightAverage(Parameters& parameters, double decay, bool warm_up)
   const size_t buffers = size_t(parameters.buffer_size()) * size;
   averages_ = Buffer(parameters.device(), weights + buffers);
   share_ = Buffer(parameters.device(), size);
+  restart();
+}
+
+void WeightAverage::restart() {
+  const size_t size = size_of(accumulator_of(parameters_.dtype()));
+  const size_t weights = size_t(parameters_.flat_size()) * size;
   char* at = static_cast<char*>(averages_.data());
-  copy_on_device(parameters.device(), at, parameters.masters(), weights);
-  if (buffers > 0) {
-    copy_on_device(parameters.device(), at + weights, parameters.buffer_values(), buffers);
-  }
+  copy_on_device(parameters_.device(), at, parameters_.masters(), weights);
+  if (parameters_.buffer_size() == 0) return;
+  copy_on_device(parameters_.device(), at + weights, parameters_.buffer_values(),
+                 size_t(parameters_.buffer_size()) * size);
 }
 
 // Calls body(average, live, copy, n) for the weights, and for the buffers if there are any.

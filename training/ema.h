@@ -17,6 +17,9 @@ class WeightAverage {
   // which a short run needs.
   WeightAverage(Parameters& parameters, double decay, bool warm_up = false);
 
+  // Begins anew with the weights as they are.
+  void restart();
+
   // After every step of the optimizer.
   void step() {
     prepare();

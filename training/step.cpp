@@ -101,7 +101,9 @@ void TrainingStep::compute(int64_t step, const StepWork& work,
     } else {
       tape_.begin(uint64_t(k), static_cast<const uint64_t*>(first_stream_.data()));
     }
+    tape_.calibrating = step == 0 && k == 0;  // which reads from the device: this one is no graph's
     const Tensor loss = work.loss(tape_, *batches_[size_t(k)]);
+    tape_.calibrating = false;
     require(loss.dtype == loss_type_, "a loss is ", name_of(loss_type_), ", not ",
             name_of(loss.dtype));
     const size_t size = size_of(loss_type_);

@@ -24,7 +24,8 @@ struct StepWork {
   // must stay until the next call.
   std::function<HostBatch(int64_t part)> batch = nullptr;
   // Mean loss over it. It may read nothing from the device, and a function of what it is given and
-  // of tape.random() only: a recorded step does not call it.
+  // of tape.random() only: a recorded step does not call it. (In the first step, which is never
+  // recorded, norms may set alpha by what they read.)
   std::function<Tensor(Tape& tape, const DeviceBatch& batch)> loss = nullptr;
 };
 

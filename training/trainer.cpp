@@ -51,7 +51,9 @@ void Trainer::train_step(const TrainTask& task, int64_t step) {
   const float lr = float(learning_rate(options_, step));
   sgd_ ? sgd_->prepare(lr) : adamw_->prepare(lr);
   if (average_) average_->prepare();
-  step_.run(step, task.work, [this] {
+  step_.run(step, task.work, [this, step] {
+    // What the first pass made of alpha (NormSpec::calibrate) is where the average begins, too.
+    if (average_ && step == 0) average_->restart();
     sgd_ ? sgd_->update() : adamw_->update();
     if (average_) average_->update();
   });

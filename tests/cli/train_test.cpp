@@ -113,6 +113,20 @@ TEST_F(TrainCli, TrainsEveryKindOfModel) {
       "--data grammar:4000 --batch 4 --steps 2");
 }
 
+// A checkpoint says that alpha was measured, and only a run that says so too goes on from it.
+TEST_F(TrainCli, MeasuresAlphaInTheFirstBatch) {
+  const std::string vit = std::string(small_vit) + "--norm dyt --alpha0 auto ";
+  expect_fine(vit + "--save whole.st");
+  const TensorFile file = read_safetensors(folder_ / "whole.st");
+  EXPECT_EQ(nlohmann::json::parse(file.metadata.at("dyt.model"))["alpha0"], "auto");
+  expect_fine(vit + "--resume whole.st");
+  kept_ = {"whole.st"};
+  expect_refusal(std::string(small_vit) + "--norm dyt --resume whole.st", 1, "another model");
+  expect_refusal(vit + "--init whole.st", 1, "--alpha0 auto");
+  expect_refusal("train vit --norm dyt --alpha0 automatic", 2, "--alpha0");
+  expect_refusal("train vit --alpha0 auto", 1, "no alpha");
+}
+
 TEST_F(TrainCli, SamplesFromWhatItTrained) {
   expect_fine(std::string(small_gpt) + "--save gpt.st");
   const Ran a = dyt("sample gpt.st --prompt abc --length 30 --seed 4");

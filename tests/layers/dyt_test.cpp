@@ -28,9 +28,16 @@ OpCase dyt_case(const std::string& name, Squash squash, Shape shape, bool with_s
           .input_scale = 1.5};
 }
 
-const std::vector<std::pair<std::string, Squash>> family = {
-    {"dyt", Squash::tanh},        {"derf", Squash::erf},  {"hardtanh", Squash::hardtanh},
-    {"sigmoid", Squash::sigmoid}, {"isru", Squash::isru}, {"identity", Squash::identity}};
+const std::vector<std::pair<std::string, Squash>> family = {{"dyt", Squash::tanh},
+                                                            {"derf", Squash::erf},
+                                                            {"hardtanh", Squash::hardtanh},
+                                                            {"sigmoid", Squash::sigmoid},
+                                                            {"isru", Squash::isru},
+                                                            {"identity", Squash::identity},
+                                                            {"shifted_tanh", Squash::shifted_tanh},
+                                                            {"arcsinh", Squash::arcsinh},
+                                                            {"deadzone", Squash::deadzone},
+                                                            {"bump", Squash::bump}};
 
 TEST(Dyt, GradientsAgreeWithFiniteDifferences) {
   for (const auto& [name, squash] : family) {

@@ -37,6 +37,52 @@ TEST(Norm, ShowsItsInputAndOutputToAnObserver) {
   EXPECT_EQ(seen, std::vector<std::string>{"blocks.0.norm1"});
 }
 
+// On a calibrating tape alpha becomes calibrate / std of the input, and what comes out is computed
+// with it; otherwise, and where there is no spread, alpha stays where it was.
+TEST(Norm, CalibratesAlphaByItsFirstInput) {
+  Parameters parameters;
+  const NormSpec spec{.kind = NormKind::dyt, .alpha0 = 0.7f, .calibrate = 1.5f};
+  const Norm norm(parameters, "n", 2, spec);
+  parameters.allocate(Device::cpu, DType::f32, 1);
+  const auto alpha = [&] { return parameters.values(parameters.find("n.alpha"))[0]; };
+  Tape tape(Device::cpu, DType::f32);
+  tape.begin(0);
+  const float x[] = {1, 5, 3, 7};  // mean 4, variance 5
+  const Tensor in = tape.upload({2, 2}, DType::f32, x);
+  norm(tape, in);
+  EXPECT_FLOAT_EQ(float(alpha()), 0.7f);
+  tape.calibrating = true;
+  const float constant[] = {2, 2, 2, 2};
+  norm(tape, tape.upload({2, 2}, DType::f32, constant));
+  EXPECT_FLOAT_EQ(float(alpha()), 0.7f);
+  const std::vector<float> y = host_floats(tape, norm(tape, in));
+  EXPECT_NEAR(alpha(), 1.5 / std::sqrt(5.0), 1e-7);
+  EXPECT_NEAR(y[1], std::tanh(5 * 1.5 / std::sqrt(5.0)), 1e-6);
+}
+
+// In the kernels' number types, too: the bf16 copy of alpha moves with its master.
+TEST(NormKernels, CalibrateAlphaByItsFirstInput) {
+  SKIP_WITHOUT_KERNELS();
+  Parameters parameters;
+  const Norm norm(parameters, "n", 8, {.kind = NormKind::derf, .calibrate = 1});
+  parameters.allocate(kernel_device, DType::bf16, 1);
+  Tape tape(kernel_device, DType::bf16);
+  tape.calibrating = true;
+  tape.begin(0);
+  std::vector<bf16> x;
+  for (int i = 0; i < 16; ++i) x.push_back(bf16(i % 2 ? 0.25f : -0.25f));  // std 1/4
+  const std::vector<float> y =
+      host_floats(tape, norm(tape, tape.upload({2, 8}, DType::bf16, x.data())));
+  EXPECT_EQ(parameters.values(parameters.find("n.alpha"))[0], 4);
+  EXPECT_NEAR(y[1], std::erf(1.0), 4e-3);
+}
+
+TEST(Norm, RefusesToCalibrateAnAlphaThatIsNotLearned) {
+  Parameters parameters;
+  const NormSpec spec{.kind = NormKind::dyt, .calibrate = 1, .learn_alpha = false};
+  EXPECT_THROW(Norm(parameters, "n", 2, spec), Error);
+}
+
 TEST(Norm, EveryKindHasItsParametersUnderTheNamesOfTheField) {
   using List = std::vector<std::string>;
   EXPECT_EQ(names({.kind = NormKind::layernorm}), (List{"n.weight", "n.bias"}));

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/datasets/expect_error.h"
 #include "tests/models/tiny_models.h"
 
@@ -113,6 +115,67 @@ TEST(Model, KeepsWhatAPresetSaysOfItsNorm) {
   EXPECT_EQ(config_of(spec).alpha0_attention, 0.9f);
 }
 
+// alpha0 auto, in every family: on a calibrating tape each norm's input times its alpha has a
+// standard deviation of 1, one norm after the other; and it is the same the second time.
+TEST(Model, CalibratesEveryNormOfEveryFamily) {
+  const ModelSpec specs[] = {
+      {.preset = "vit", .image_size = 16, .patch = 8, .width = 32, .depth = 2, .heads = 2},
+      {.preset = "convnext", .width = 4},
+      {.preset = "resnet", .image_size = 8, .width = 4},
+      {.preset = "vgg", .width = 4},
+      {.preset = "gpt", .width = 32, .depth = 2, .heads = 2, .context = 8},
+      {.preset = "llama", .width = 32, .depth = 2, .heads = 2, .context = 8}};
+  for (ModelSpec spec : specs) {
+    spec.norm = NormKind::dyt;
+    spec.alpha0 = Alpha0::measured();
+    SCOPED_TRACE(to_json(spec));
+    Parameters p;
+    const Model model(spec, p);
+    p.allocate(Device::cpu, DType::f32, 1);
+    Tape tape(Device::cpu, DType::f32);
+    int sites = 0;
+    tape.observer = [&](const std::string& site, const Tensor& in, const Tensor&) {
+      ++sites;
+      const std::vector<float> x = host_floats(tape, in);
+      double mean = 0, squares = 0;
+      for (const float v : x) mean += double(v) / double(x.size());
+      for (const float v : x) squares += std::pow(double(v) - mean, 2) / double(x.size());
+      EXPECT_NEAR(p.values(p.find(site + ".alpha"))[0] * std::sqrt(squares), 1, 1e-5) << site;
+    };
+    const auto pass = [&] {
+      tape.begin(0);
+      if (model.language()) {
+        const int32_t tokens[] = {7, 1, 2, 3, 3, 250, 8, 9};
+        model.forward(tape, tape.upload({1, 8}, DType::i32, tokens));
+      } else {
+        const int64_t size = model.image_size();
+        std::vector<float> images(size_t(2 * size * size * 3));
+        for (size_t i = 0; i < images.size(); ++i) images[i] = std::sin(float(i * i % 977));
+        model.forward(tape, tape.upload({2, size, size, 3}, DType::f32, images.data()));
+      }
+    };
+    tape.calibrating = true;
+    pass();
+    EXPECT_GE(sites, 5);
+    tape.calibrating = false;
+    pass();  // the same inputs, so the same standard deviations, without setting anything
+  }
+}
+
+TEST(Model, RefusesToMeasureAlphaWhereItCannot) {
+  const auto measured = Alpha0::measured();
+  EXPECT_EQ(refusal({.preset = "vit", .alpha0 = measured}), "layernorm has no alpha");
+  EXPECT_NE(
+      refusal(
+          {.preset = "gpt", .norm = NormKind::dyt, .alpha0_attention = 1.0f, .alpha0 = measured})
+          .find("leave alpha0_attention out"),
+      std::string::npos);
+  EXPECT_NE(
+      refusal({.preset = "vit", .norm = NormKind::dyt, .alpha0 = measured, .learn_alpha = false})
+          .find("not learned"),
+      std::string::npos);
+}
+
 TEST(ModelSpec, SurvivesJson) {
   const ModelSpec full{.preset = "llama_60m",
                        .image_size = 1,
@@ -131,6 +194,9 @@ TEST(ModelSpec, SurvivesJson) {
   }
   EXPECT_EQ(to_json({.preset = "vit_micro", .width = 96, .norm = NormKind::dyt}),
             R"({"preset":"vit_micro","width":96,"norm":"dyt"})");
+  const ModelSpec measured{.preset = "vit", .norm = NormKind::dyt, .alpha0 = Alpha0::measured()};
+  EXPECT_EQ(to_json(measured), R"({"preset":"vit","norm":"dyt","alpha0":"auto"})");
+  EXPECT_EQ(model_spec_from_json(to_json(measured)), measured);
   EXPECT_EQ(to_json({.preset = "vit", .drop_path = 0.1f}), R"({"preset":"vit","drop_path":0.1})");
 }
 
@@ -144,7 +210,8 @@ TEST(ModelSpec, RefusesJsonThatDescribesNoModel) {
   expect_error(parse(R"({"preset": "vit", "colour": 1})"), {"unknown key \"colour\""});
   expect_error(parse(R"({"preset": "vit", "width": 1.5})"), {"\"width\"", "whole number", "1.5"});
   expect_error(parse(R"({"preset": "vit", "width": 99999999999})"), {"\"width\"", "2^31"});
-  expect_error(parse(R"({"preset": "vit", "alpha0": "big"})"), {"\"alpha0\"", "a number"});
+  expect_error(parse(R"({"preset": "vit", "alpha0": "big"})"),
+               {"\"alpha0\"", "a number or \"auto\""});
   expect_error(parse(R"({"preset": "gpt", "tied": 1})"), {"\"tied\" must be true or false"});
   expect_error(parse(R"({"preset": "vit", "norm": "ln"})"), {"unknown norm 'ln'"});
 }

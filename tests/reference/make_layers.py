@@ -43,6 +43,10 @@ def make_dyt_family(f):
         "sigmoid": torch.sigmoid,
         "isru": lambda z: z / torch.sqrt(1 + z * z),
         "identity": lambda z: z,
+        "shifted_tanh": lambda z: 1 + torch.tanh(z),
+        "arcsinh": torch.asinh,
+        "deadzone": lambda z: torch.tanh(F.softshrink(z, 0.5)),
+        "bump": lambda z: z * torch.exp(-z * z / 2),
     }
 
     def apply(kind):

@@ -42,16 +42,18 @@ ImageSplits bright_or_dark(size_t train, size_t test) {
 
 // A network with running statistics, which a checkpoint must hold as well.
 struct Network {
+  static constexpr NormSpec batchnorm = {.kind = NormKind::batchnorm};
   Parameters parameters;
   ResNet model;
-  explicit Network(uint64_t seed = 1, int width = 4)
+  explicit Network(uint64_t seed = 1, int width = 4, const NormSpec& norm = batchnorm)
       : model({.image_size = 8,
                .classes = 2,
                .large_stem = false,
                .stem_width = width,
                .depths = {1, 1},
                .widths = {width, 2 * width},
-               .drop_path = 0.2f},
+               .drop_path = 0.2f,
+               .norm = norm},
               parameters) {
     parameters.allocate(Device::cpu, DType::f32, seed);
   }
@@ -154,6 +156,36 @@ TEST(Checkpoint, GoingOnGivesTheSameBitsWithProductsInBf16) {
   options.after_step = nullptr;
   options.checkpoint.resume = options.checkpoint.save;
   EXPECT_EQ(train(options, 99), expected);
+}
+
+// Alpha is measured in the first batch and not again: it moves from there by what the optimizer
+// does, also where a run goes on, and the average of the weights begins there, too.
+TEST(Checkpoint, AlphaIsMeasuredOnce) {
+  const TemporaryFolder folder;
+  const ImageSplits data = bright_or_dark(40, 12);
+  const NormSpec measured{.kind = NormKind::dyt, .calibrate = 1};
+  TrainOptions options = all_of_it();
+  options.ema_decay = 0.999;
+  Network whole(1, 4, measured), at_once(1, 4, measured);
+  options.steps = 1, options.warmup = 0, options.lr = options.lr_floor = 1e-9;
+  options.adamw.weight_decay = 0;
+  const TrainResult one = at_once.train(data, options);
+  // After a step of no size, model and average are the same, which at alpha0 they would not be.
+  EXPECT_NEAR(one.last().average_loss, one.last().test_loss, 1e-4);
+  const Parameter& alpha = at_once.parameters.find("bn1.alpha");
+  EXPECT_GT(std::abs(at_once.parameters.values(alpha)[0] - 0.5), 0.05);
+
+  options = all_of_it();
+  const TrainResult expected = whole.train(data, options);
+  options.checkpoint.save = folder.path("run.safetensors");
+  options.checkpoint.every = 1;
+  stop_after(options, 1);
+  Network first(1, 4, measured), second(99, 4, measured);
+  EXPECT_THROW(first.train(data, options), Stopped);
+  options.after_step = nullptr;
+  options.checkpoint.resume = options.checkpoint.save;
+  expect_same_curves(second.train(data, options), expected);
+  EXPECT_EQ(second.everything(), whole.everything());
 }
 
 TEST(Checkpoint, AFinishedRunIsOver) {

@@ -55,7 +55,7 @@ const std::vector<Experiment>& experiments() {
       {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
        "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
        "larger in attention blocks.",
-       600, nullptr},
+       280, run_11_alpha0_language},
       {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
        "1.7 in "
@@ -75,7 +75,7 @@ const std::vector<Experiment>& experiments() {
       {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
        "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
        "erf is the best one found.",
-       600, nullptr},
+       280, run_16_good_replacement},
       {17, "When does removing LN help?", "arXiv 2604.23434",
        "DyT regularises by saturation: it improves the loss of a model that sees few tokens, and "
        "worsens that of one that sees many.",

@@ -77,6 +77,16 @@ double mean(std::span<const double> values) {
   return sum / double(values.size());
 }
 
+double geometric_mean(std::span<const double> values) {
+  require_values(values, 1, "a geometric mean");
+  double sum = 0;
+  for (const double value : values) {
+    require(value > 0, "a geometric mean is of positive numbers, not ", value);
+    sum += std::log(value);
+  }
+  return std::exp(sum / double(values.size()));
+}
+
 double standard_deviation(std::span<const double> values) {
   require_values(values, 2, "a standard deviation");
   return std::sqrt(co_moment(values, values) / double(values.size() - 1));

@@ -11,6 +11,7 @@
 namespace dyt {
 
 double mean(std::span<const double> values);                // n >= 1
+double geometric_mean(std::span<const double> values);      // of positive values, n >= 1
 double standard_deviation(std::span<const double> values);  // of a sample: n - 1; n >= 2
 
 // Student's t distribution with `degrees` > 0 degrees of freedom: P(t < x), and its inverse for

@@ -21,6 +21,13 @@ TEST(Statistics, MeanAndStandardDeviation) {
 }
 
 // Two-sided 95 % and 99 % columns of the usual printed table (three decimals).
+TEST(Statistics, GeometricMean) {
+  EXPECT_DOUBLE_EQ(geometric_mean(std::vector<double>{2, 8}), 4);
+  EXPECT_DOUBLE_EQ(geometric_mean(std::vector<double>{0.3}), 0.3);
+  EXPECT_THROW(geometric_mean(std::vector<double>{}), Error);
+  EXPECT_THROW(geometric_mean(std::vector<double>{1, 0}), Error);
+}
+
 TEST(Statistics, StudentQuantilesMatchThePublishedTable) {
   struct Row {
     double degrees, t95, t99;

@@ -5,7 +5,9 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "experiments/alpha0_study.h"
 #include "experiments/gpt_setting.h"
+#include "experiments/initial_scale.h"
 #include "experiments/translation_study.h"
 #include "tests/datasets/temporary_folder.h"
 
@@ -80,6 +82,63 @@ TEST(Experiment06, DoesNotTimeTheEmulator) {
   const Report report = run_06_norm_cost(options);
   EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
   EXPECT_NE(report.verdict.because.find("not timed"), std::string::npos);
+}
+
+TEST(Experiment11, Smoke) {
+  const Report report = run_experiment(find_experiment(11), smoke, "cpu");
+  EXPECT_EQ(report.tables.size(), 3u);
+  // RMSNorm and seven alpha0 for each of three widths and a depth, six more of the grid, and three
+  // predictions; seeds, looks, metrics.
+  EXPECT_EQ(report.curves.size(), (4u * 8u + 6u + 3u) * 2u * 2u * 2u);
+}
+
+// Losses that are a parabola in log2 alpha0, of which the sweep has 0.5, 1, 2 ... 32; at its ends;
+// and what a law of power -1/2 lets one expect of another width.
+TEST(Experiment11, FindsAndTransfersTheBestAlpha0) {
+  const auto parabola = [](double at) {
+    std::vector<double> losses;
+    for (double log = -1; log <= 5; ++log) losses.push_back(1 + 0.1 * (log - at) * (log - at));
+    return losses;
+  };
+  EXPECT_NEAR(best_log_alpha0(parabola(2.3)), 2.3, 1e-12);
+  EXPECT_NEAR(best_log_alpha0(parabola(-7)), -1, 1e-12);
+  EXPECT_NEAR(best_log_alpha0(parabola(9)), 5, 1e-12);
+  const auto sweep = [](int width, double best, double scale) {
+    Sweep s{.width = width, .depth = 2};
+    s.best_log = {std::log2(best) - 0.5, std::log2(best) + 0.5};
+    s.scale = scale;
+    return s;
+  };
+  const Predictions p =
+      predict_alpha0({sweep(64, 8, 0.2), sweep(256, 4, 0.4)}, sweep(1024, 77, 0.8));
+  EXPECT_NEAR(p.c, 1.6, 1e-12);
+  EXPECT_NEAR(p.power, 0.5, 1e-12);
+  EXPECT_NEAR(p.by_std, 2, 1e-12);
+  EXPECT_NEAR(p.by_power, 2, 1e-12);
+}
+
+// Theory and measurement, where theory should hold: a stream of the embeddings alone in a narrow
+// model (0.02 sqrt(width)), and branches that matter in a wider one.
+TEST(InitialScale, TheoryAgreesWithMeasurement) {
+  const TextDataset text = load_text("grammar:20000");
+  for (const auto& [width, depth] : {std::pair{64, 2}, std::pair{512, 3}}) {
+    GPTConfig config = gpt_preset("llama_char");
+    config.width = width, config.depth = depth, config.heads = width / 32, config.hidden = 0;
+    config.context = 64, config.tied = false;
+    config.norm = {.kind = NormKind::dyt, .calibrate = 1};
+    const std::vector<SiteScale> measured = measured_scales(config, text, 1, 2);
+    const std::vector<double> predicted =
+        predicted_scales(width, depth, config.hidden_width(), config.context, 1);
+    ASSERT_EQ(measured.size(), predicted.size());
+    EXPECT_NEAR(predicted[0], 0.02 * std::sqrt(double(width)), 1e-12);
+    for (size_t i = 0; i < measured.size(); ++i) {
+      EXPECT_NEAR(measured[i].std / predicted[i], 1, 0.1) << width << " " << measured[i].site;
+      EXPECT_NEAR(measured[i].std * measured[i].alpha, 1, 1e-5);
+    }
+  }
+  EXPECT_NEAR(rms_of_tanh(1), 0.6278, 1e-3);
+  EXPECT_NEAR(rms_of_silu(1e-3), 0.5e-3, 1e-6);  // silu(z) is about z / 2
+  EXPECT_THROW(predicted_scales(64, 0, 192, 64, 1), Error);
 }
 
 TEST(Experiment14, Smoke) {

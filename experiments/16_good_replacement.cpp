@@ -51,7 +51,7 @@ const Function functions[] = {
     {"erf", NormKind::derf, nullptr, [](double z) { return std::erf(z); }},
     {"1 + tanh", NormKind::shifted_tanh, "centred", [](double z) { return 1 + std::tanh(z); }},
     {"arcsinh", NormKind::arcsinh, "bounded", [](double z) { return std::asinh(z); }},
-    {"identity", NormKind::identity, "bounded", [](double z) { return z; }},
+    {"linear", NormKind::identity, "bounded", [](double z) { return z; }},
     {"dead zone", NormKind::deadzone, "sensitive",
      [](double z) { return std::abs(z) < 0.5 ? 0 : std::tanh(z - std::copysign(0.5, z)); }},
     {"bump", NormKind::bump, "monotone", [](double z) { return z * std::exp(-z * z / 2); }}};
@@ -164,6 +164,18 @@ Plot plot_of_functions() {
   return plot;
 }
 
+// One colour for each function in all plots; LN dashed.
+void color_arms(Plot& plot) {
+  for (Series& s : plot.series) {
+    int color = 0;
+    for (const Function& f : functions) {
+      if (s.name == f.name) s.color = color;
+      ++color;
+    }
+    if (s.name == "LN") s.color = 6, s.style = SeriesStyle::dashed;
+  }
+}
+
 // Does who generalises better also fit better? Losses on the training images and on unseen ones.
 Table table_of_fit(const std::vector<RunRecord>& runs) {
   Table table{.title = "Fitting and generalising (ViT)",
@@ -221,10 +233,12 @@ Report run_16_good_replacement(const Options& options) {
   }
   report.plots = {plot_of_arms(images, arms), plot_of_functions()};
   for (Plot& plot : plots_of_training(images, vit.train, "the functions")) {
+    color_arms(plot);
     report.plots.push_back(std::move(plot));
   }
   for (Plot& plot : plot_of_losses(texts, arms, gpt.text, gpt.train, "gpt")) {
     plot.title = "GPT: validation loss while training";
+    color_arms(plot);
     report.plots.push_back(std::move(plot));
   }
   report.tables = {comparison(images, texts, gpt), table_of_accuracies(images, arms, "tanh"),

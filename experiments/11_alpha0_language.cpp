@@ -115,7 +115,11 @@ Report run_11_alpha0_language(const Options& options) {
   report.notes = {
       "All models have a head of their own, as LLaMA has. With the head tied to the embedding, DyT "
       "does not leave the loss of byte frequencies: the head moves all embeddings in one common "
-      "direction at the start, the factor sqrt(width) enlarges that, and tanh saturates."};
+      "direction at the start, the factor sqrt(width) enlarges that, and tanh saturates.",
+      "By theory the two norms of a layer have inputs of almost the same size. So 1 / std does not "
+      "say why the paper's alpha0 is larger before attention than elsewhere; it gives one value "
+      "for "
+      "both, which is to be compared with their geometric mean."};
   report.settings = settings_for_report(s.base.text, s.base.train);
   report.settings.insert(report.settings.begin(),
                          {"models", describe(sweep_model(s, s.fitted.back(), s.base.model.depth)) +

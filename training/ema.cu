@@ -70,16 +70,16 @@ WeightAverage::WeightAverage(Parameters& parameters, double decay, bool warm_up)
   averages_ = Buffer(parameters.device(), weights + buffers);
   share_ = Buffer(parameters.device(), size);
   restart();
+  if (buffers == 0) return;
+  copy_on_device(parameters.device(), static_cast<char*>(averages_.data()) + weights,
+                 parameters.buffer_values(), buffers);
 }
 
+// The buffers' averages go on as they are: what was measured for alpha doesn't concern them.
 void WeightAverage::restart() {
   const size_t size = size_of(accumulator_of(parameters_.dtype()));
-  const size_t weights = size_t(parameters_.flat_size()) * size;
-  char* at = static_cast<char*>(averages_.data());
-  copy_on_device(parameters_.device(), at, parameters_.masters(), weights);
-  if (parameters_.buffer_size() == 0) return;
-  copy_on_device(parameters_.device(), at + weights, parameters_.buffer_values(),
-                 size_t(parameters_.buffer_size()) * size);
+  copy_on_device(parameters_.device(), averages_.data(), parameters_.masters(),
+                 size_t(parameters_.flat_size()) * size);
 }
 
 // Calls body(average, live, copy, n) for the weights, and for the buffers if there are any.

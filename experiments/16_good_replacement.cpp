@@ -91,7 +91,7 @@ GPTSetting gpt_setting(const Options& options) {
   if (options.size == Size::small) {
     setting.model.context = 64, setting.model.depth = 2;
     train.batch = 8;
-    train.steps = 400, train.warmup = 40, train.evaluate_every = 100;
+    train.steps = 400, train.evaluate_every = 100;
     train.evaluate_windows = 32;
   } else if (options.size == Size::full) {
     train.steps = 1500, train.warmup = 150, train.evaluate_every = 300;

@@ -22,14 +22,14 @@ Alpha0Setting alpha0_setting(const Options& options) {
       s.base.model.context = 64;
       train.batch = 8;
       train.lr = 4e-3, train.lr_floor = 4e-4;
-      train.steps = 300, train.warmup = 30, train.evaluate_every = 100;
+      train.steps = 300, train.evaluate_every = 100;
       train.evaluate_windows = 32;
       break;
     case Size::full:
       s.fitted = {64, 128}, s.held_out = 256;
       train.batch = 32;
       train.lr = 4e-3, train.lr_floor = 4e-4;
-      train.steps = 400, train.warmup = 40, train.evaluate_every = 200;
+      train.steps = 400, train.warmup = 100, train.evaluate_every = 200;
       s.base.seeds = options.seeds > 0 ? options.seeds : 3;
       break;
   }

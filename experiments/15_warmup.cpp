@@ -78,7 +78,7 @@ Setting setting_of(const Options& options) {
                           "encoder-decoder, Adam",
                           "encoder-decoder",
                           with_ln,
-                          {1e-3, 2e-3},
+                          {2e-3, 4e-3},
                           {0, 20, 100}}};
   TrainOptions &train = s.base.train, &translation = s.translation.train;
   GPTConfig& model = s.base.model;
@@ -92,13 +92,14 @@ Setting setting_of(const Options& options) {
       model.width = 32, model.depth = 3, model.heads = 2, model.context = 64;
       train.steps = 600, train.batch = 16, train.evaluate_every = 50;
       s.translation.model.width = 32;
-      translation.steps = 300;
+      translation.steps = 250;
       break;
     case Size::full:
       model.depth = 12;
       s.adam.warmups = s.sgd.warmups = {0, 100, 1000};
       s.encoder_decoder.warmups = {0, 20, 200};
-      s.adam.rates[0] = 5e-4, s.adam.rates[1] = 1e-3;
+      s.adam.rates[0] = s.encoder_decoder.rates[0] = 5e-4;
+      s.adam.rates[1] = s.encoder_decoder.rates[1] = 1e-3;
       break;
   }
   train.adamw.max_norm = 0;

@@ -66,7 +66,7 @@ const std::vector<std::string> all_models = {"Post-LN", "Pre-LN", "Post-DyT", "P
 Setting setting_of(const Options& options) {
   Setting s{
       .base = small_gpt(options, 600000),
-      .translation = small_translation(options),
+      .translation = small_translation(options, true),
       .adam = {"Adam", "language model, Adam", "adam", all_models, {2e-3, 4e-3}, {0, 20, 100}},
       .sgd = {"SGD",
               "language model, SGD with momentum 0.9",
@@ -91,8 +91,6 @@ Setting setting_of(const Options& options) {
       // With Adam, a Post-LN of 6 layers learns nothing here within 400 steps, warm-up or not.
       model.width = 32, model.depth = 3, model.heads = 2, model.context = 64;
       train.steps = 600, train.batch = 16, train.evaluate_every = 50;
-      s.translation.model.width = 32;
-      translation.steps = 250;
       break;
     case Size::full:
       model.depth = 12;
@@ -225,7 +223,7 @@ Plot plot_of(const std::vector<RunRecord>& runs, const Grid& grid) {
   Plot plot{.name = grid.plot,
             .title = "Loss against warm-up: " + grid.title + ", larger learning rate",
             .x_label = "warm-up (steps)",
-            .y_label = "final validation loss (nats per token)",
+            .y_label = "final loss (nats per token)",
             .caption =
                 "Mean over the seeds; the bands reach from the lowest to the highest. A run "
                 "that diverged counts as guessing."};

@@ -61,7 +61,7 @@ RunRecord train_arm(const TranslationArm& arm, int64_t seed, const Study& study,
 
 }  // namespace
 
-TranslationSetting small_translation(const Options& options) {
+TranslationSetting small_translation(const Options& options, bool brief) {
   TranslationSetting s{.model = {},
                        .train = {.adamw = {.beta2 = 0.98f, .epsilon = 1e-9f, .weight_decay = 0},
                                  .label_smoothing = 0.1f},
@@ -83,6 +83,8 @@ TranslationSetting small_translation(const Options& options) {
       model = {.width = 64, .depth = 3, .heads = 2, .dropout = 0.1f};
       train.steps = 600, train.batch = 1000, train.warmup = 150, train.evaluate_every = 50;
       vocabulary = 600, longest = 64, test_pairs = 200, saga_pairs = 20000;
+      if (!brief) break;
+      model.width = 32, train.batch = 400, vocabulary = 400, longest = 48;
       break;
     case Size::full:
       model = {.width = 256, .depth = 6, .heads = 4, .dropout = 0.1f};

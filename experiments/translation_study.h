@@ -18,8 +18,9 @@ struct TranslationSetting {
 };
 
 // The recipe of arXiv 1706.03762 and 2002.04745 at the size of the options: Adam (0.9, 0.98, 1e-9)
-// without decay, label smoothing 0.1, inverse square root of the step.
-TranslationSetting small_translation(const Options& options);
+// without decay, label smoothing 0.1, inverse square root of the step. `brief`: at the size
+// `small`, a narrower model and shorter sentences, for many runs of a few seconds.
+TranslationSetting small_translation(const Options& options, bool brief = false);
 
 struct TranslationArm {
   std::string name;

@@ -176,28 +176,31 @@ void add_mlp(std::vector<KernelCase>& cases, const Size& s) {
   const int64_t C = s.channels, F = 4 * C;
   const double flops = 4 * s.n() * double(F), hidden = double(s.rows) * double(F);
   const double weights = 2 * double(C) * double(F);
-  cases.push_back({.ladder = "mlp",
-                   .rung = "gelu, erf",
-                   .shape = {s.rows, C, F},
-                   .inputs = {{s.shape()}},
-                   .declare =
-                       [=](Parameters& p) {
-                         p.add("w1", {F, C}, Init::gaussian(0.02));
-                         p.add("b1", {F}, Init::zeros());
-                         p.add("w2", {C, F}, Init::gaussian(0.02));
-                         p.add("b2", {C}, Init::zeros());
-                       },
-                   .run =
-                       [](Tape& tape, const Inputs& x, Parameters& p) {
-                         return mlp(tape, x[0],
-                                    {.w1 = &p.find("w1"),
-                                     .b1 = &p.find("b1"),
-                                     .w2 = &p.find("w2"),
-                                     .b2 = &p.find("b2")});
-                       },
-                   // before and after GELU written, the latter read; back both read, one written
-                   .forward = {s.e * (2 * s.n() + weights + 3 * hidden), flops},
-                   .backward = {s.e * (3 * s.n() + 3 * weights + 4 * hidden), 2 * flops}});
+  for (const auto& [rung, kind] : {std::pair{"gelu, erf", Gelu::erf}, {"gelu, tanh", Gelu::tanh}}) {
+    cases.push_back({.ladder = "mlp",
+                     .rung = rung,
+                     .shape = {s.rows, C, F},
+                     .inputs = {{s.shape()}},
+                     .declare =
+                         [=](Parameters& p) {
+                           p.add("w1", {F, C}, Init::gaussian(0.02));
+                           p.add("b1", {F}, Init::zeros());
+                           p.add("w2", {C, F}, Init::gaussian(0.02));
+                           p.add("b2", {C}, Init::zeros());
+                         },
+                     .run =
+                         [kind](Tape& tape, const Inputs& x, Parameters& p) {
+                           return mlp(tape, x[0],
+                                      {.w1 = &p.find("w1"),
+                                       .b1 = &p.find("b1"),
+                                       .w2 = &p.find("w2"),
+                                       .b2 = &p.find("b2")},
+                                      kind);
+                         },
+                     // before and after GELU written, the latter read; back both read, one written
+                     .forward = {s.e * (2 * s.n() + weights + 3 * hidden), flops},
+                     .backward = {s.e * (3 * s.n() + 3 * weights + 4 * hidden), 2 * flops}});
+  }
 }
 
 void add_linears(std::vector<KernelCase>& cases, const Size& s) {
@@ -292,18 +295,21 @@ void add_text_ends(std::vector<KernelCase>& cases, const Size& s, int64_t V) {
   // The op computes its gradients on the way forth (tied_head.cu): three products.
   const double product = 2 * double(rows) * double(V) * double(s.channels);
   const double weight = double(V) * double(s.channels), x = double(rows) * double(s.channels);
-  cases.push_back(
-      {.ladder = "tied_head",
-       .rung = "loss and gradients",
-       .shape = {rows, V, s.channels},
-       .inputs = {{{rows, s.channels}}, {{rows}, V}},
-       .declare =
-           [=](Parameters& p) {
-             p.add("weight", {V, s.channels}, Init::gaussian(0.02));
-           },
-       .run = [](Tape& tape, const Inputs& in,
-                 Parameters& p) { return tied_head(tape, in[0], p.find("weight"), in[1]); },
-       .forward = {s.e * (2 * x + weight) + 4 * weight, 3 * product}});
+  for (const auto& [rung, tile] : {std::pair{"loss and gradients", 1}, {"rows by 128", 128}}) {
+    cases.push_back(
+        {.ladder = "tied_head",
+         .rung = rung,
+         .shape = {rows, V, s.channels},
+         .inputs = {{{rows, s.channels}}, {{rows}, V}},
+         .declare =
+             [=, tile = tile](Parameters& p) {
+               Parameter& weight = p.add("weight", {V, s.channels}, Init::gaussian(0.02));
+               weight.stored_rows = (V + tile - 1) / tile * tile;
+             },
+         .run = [](Tape& tape, const Inputs& in,
+                   Parameters& p) { return tied_head(tape, in[0], p.find("weight"), in[1]); },
+         .forward = {s.e * (2 * x + weight) + 4 * weight, 3 * product}});
+  }
 }
 
 // --- Images --------------------------------------------------------------------------------------

@@ -88,7 +88,8 @@ void Parameters::allocate(Device device, DType dtype, uint64_t seed) {
     for (Parameter& p : parameters_) {
       if (p.decay != decay) continue;
       p.offset = flat_size_;
-      flat_size_ += (p.size() + alignment - 1) / alignment * alignment;
+      const int64_t elements = p.size() / p.shape[0] * p.rows_in_memory();
+      flat_size_ += (elements + alignment - 1) / alignment * alignment;
     }
     if (decay) decayed_size_ = flat_size_;
   }

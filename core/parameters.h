@@ -2,6 +2,7 @@
 // keeps. One table of names and shapes says who lies where, so the optimizer, the gradient norm,
 // a checkpoint or an all-reduce is one pass over one buffer.
 #pragma once
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
@@ -34,6 +35,11 @@ struct Parameter : Tensor {
   void* master = nullptr;
   Gradient gradient;
   int64_t offset = 0;  // first element in the flat buffers
+  // Rows (the first dimension) in memory: those beyond the shape's are zeros, have gradients of
+  // zero, and stay so. GPT-2's vocabulary is odd; on whole tiles of rows its products are faster.
+  // For a model's constructor to set, before allocate().
+  int64_t stored_rows = 0;  // 0: as many as the shape has
+  int64_t rows_in_memory() const { return std::max(stored_rows, shape[0]); }
 
   template <class A>  // A = Acc<T>
   A* master_as() const {

@@ -82,7 +82,8 @@ void scale_cpu(T* to, bool add, const T* from, const T* dloss, T rows, const T* 
 // (3) The kernels ---------------------------------------------------------------------------------
 
 // One block per row of a chunk; rows lie `apart` numbers apart, a multiple of V, and what is
-// between them is not looked at (a word beyond the vocabulary has probability 0). The first pass
+// between them is not looked at: a word beyond the vocabulary has probability 0, and up to the word
+// `stored` a gradient of 0. The first pass
 // over the row finds the maximum and the sum of the exponentials together: when a thread's maximum
 // rises, its sum so far is scaled down. The second, which finds the row in the cache (a row of
 // GPT-2 takes 100 KB), puts dl in its place. Reads 2 bytes per logit in bf16, and in training
@@ -90,7 +91,7 @@ void scale_cpu(T* to, bool add, const T* from, const T* dloss, T rows, const T* 
 template <bool with_gradient, int V, class T>
 __global__ void __launch_bounds__(1024)
     row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
-                      LossOptions options, int vocabulary, int64_t apart) {
+                      LossOptions options, int vocabulary, int stored, int64_t apart) {
   constexpr float log2_e = 1.44269504088896340736f;
   const int64_t r = blockIdx.x;
   T* l = logits + r * apart;
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(1024)
   if (!with_gradient) return;
   // The barriers of block_sum lie between every thread's reading of l[label] and this.
   const float factor = known ? scale : NAN;
-  for (int k = int(threadIdx.x) * V; k < vocabulary; k += int(blockDim.x) * V) {
+  for (int k = int(threadIdx.x) * V; k < stored; k += int(blockDim.x) * V) {
     const Pack<T, V> in = load<V>(l + k);
     float out[V];
 #pragma unroll
@@ -155,12 +156,13 @@ __global__ void scale_kernel(T* to, bool add, const T* from, const float* dloss,
 template <class T>
 void row_losses_gpu(float* losses, T* logits, const int32_t* labels, float scale,
                     const LossOptions& options, bool with_gradient, int64_t rows, int64_t V,
-                    int64_t apart) {
+                    int64_t stored, int64_t apart) {
   constexpr int full = 16 / sizeof(T);
   const auto kernel =
       with_gradient ? row_losses_kernel<true, full, T> : row_losses_kernel<false, full, T>;
   const unsigned threads = V <= 512 ? 32 : V <= 4096 ? 256 : 1024;
-  launch(kernel, unsigned(rows), threads)(losses, logits, labels, scale, options, int(V), apart);
+  launch(kernel, unsigned(rows), threads)(losses, logits, labels, scale, options, int(V),
+                                          int(stored), apart);
 }
 
 template <class T>
@@ -185,9 +187,13 @@ int64_t default_chunk(const Tape& tape, int64_t rows, int64_t V) {
 // How far rows of logits lie apart: on a GPU, on whole packs of 128 bytes. GPT-2's vocabulary is
 // odd, and without this nothing could read its logits by more than 2 bytes at a time.
 template <class T>
-int64_t row_distance(const Tape& tape, int64_t V) {
+int64_t row_distance(const Tape& tape, int64_t stored) {
   constexpr int64_t pack = 128 / sizeof(T);
-  return tape.on_cpu() ? V : (V + pack - 1) / pack * pack;
+  return tape.on_cpu() ? stored : (stored + pack - 1) / pack * pack;
+}
+// Words of the logits and of dweight: on a GPU with the rows of zeros that may follow in weight.
+int64_t stored_words(const Tape& tape, const Parameter& weight) {
+  return tape.on_cpu() ? weight.shape[0] : weight.rows_in_memory();
 }
 
 // What the forward pass leaves for the backward pass: gradients for dloss = 1; null if not
@@ -212,17 +218,20 @@ void head_product(const Tape& tape, Op op_a, Op op_b, int64_t m, int64_t n, int6
 
 template <class T>
 void tied_head_forward(Tape& tape, Acc<T>* loss, Acc<T>* counted, HeadGradients<T> out, const T* x,
-                       const T* weight, const int32_t* labels, const LossOptions& options,
-                       int64_t rows, int64_t C, int64_t V, int64_t chunk) {
+                       const Parameter& weight_of, const int32_t* labels,
+                       const LossOptions& options, int64_t rows, int64_t C, int64_t chunk) {
   using A = Acc<T>;
-  const int64_t apart = row_distance<T>(tape, V);
+  const int64_t V = weight_of.shape[0], stored = stored_words(tape, weight_of);
+  const T* weight = weight_of.as<T>();
+  const int64_t apart = row_distance<T>(tape, stored);
   T* logits = tape.scratch<T>(chunk * apart);
   A* losses = tape.scratch<A>(rows);
   const double scale = 1 / double(rows);
   for (int64_t first = 0; first < rows; first += chunk) {
     const int64_t n = std::min(chunk, rows - first);
     const T* x_chunk = x + first * C;
-    head_product(tape, Op::none, Op::transpose, n, V, C, x_chunk, C, weight, 0.0f, logits, apart);
+    head_product(tape, Op::none, Op::transpose, n, stored, C, x_chunk, C, weight, 0.0f, logits,
+                 apart);
     if constexpr (cpu_computes<T>) {
       if (tape.on_cpu()) {
         const auto row_losses = out.dweight ? row_losses_cpu<true, T> : row_losses_cpu<false, T>;
@@ -232,16 +241,16 @@ void tied_head_forward(Tape& tape, Acc<T>* loss, Acc<T>* counted, HeadGradients<
     if constexpr (gpu_computes<T>) {
       if (!tape.on_cpu()) {
         row_losses_gpu(losses + first, logits, labels + first, float(scale), options,
-                       out.dweight != nullptr, n, V, apart);
+                       out.dweight != nullptr, n, V, stored, apart);
       }
     }
     const T* dlogits = logits;
     if (out.dx) {
-      head_product(tape, Op::none, Op::none, n, C, V, dlogits, apart, weight, 0.0f,
+      head_product(tape, Op::none, Op::none, n, C, stored, dlogits, apart, weight, 0.0f,
                    out.dx + first * C, C);
     }
     if (out.dweight) {
-      head_product(tape, Op::transpose, Op::none, V, C, n, dlogits, apart, x_chunk,
+      head_product(tape, Op::transpose, Op::none, stored, C, n, dlogits, apart, x_chunk,
                    first ? 1.0f : 0.0f, out.dweight, C);
     }
   }
@@ -281,7 +290,7 @@ Tensor tied_head(Tape& tape, const Tensor& x, const Parameter& weight, const Ten
   Tensor dx, dweight;  // for dloss = 1
   if (tape.training) {
     if (x.grad) dx = tape.constant(x.shape, x.dtype);
-    dweight = tape.constant(weight.shape, acc);
+    dweight = tape.constant({stored_words(tape, weight), C}, acc);
   }
   const Parameter* w = &weight;
   on_either(tape, x.dtype, [&](auto t) {
@@ -293,8 +302,8 @@ Tensor tied_head(Tape& tape, const Tensor& x, const Parameter& weight, const Ten
                    V, options.ignores);
     }
     const HeadGradients<T> out{static_cast<T*>(dx.data), static_cast<A*>(dweight.data)};
-    tied_head_forward<T>(tape, loss.as<A>(), counted.as<A>(), out, x.as<T>(), w->as<T>(), label,
-                         options, rows, C, V, chunk);
+    tied_head_forward<T>(tape, loss.as<A>(), counted.as<A>(), out, x.as<T>(), *w, label, options,
+                         rows, C, chunk);
   });
   tape.record(loss, [=, &tape] {
     on_either(tape, x.dtype, [&](auto t) {
@@ -302,7 +311,8 @@ Tensor tied_head(Tape& tape, const Tensor& x, const Parameter& weight, const Ten
       using A = Acc<T>;
       const A* dloss = tape.gradient_of_output<A>(loss);
       const A* count = counted.as<A>();
-      scale_into<A>(tape, gradient_of<T>(w), true, dweight.as<A>(), dloss, rows, count, V * C);
+      scale_into<A>(tape, gradient_of<T>(w), true, dweight.as<A>(), dloss, rows, count,
+                    dweight.size());
       if (const auto target = tape.gradient<T>(x)) {
         scale_into<T>(tape, target.data, target.add, dx.as<T>(), dloss, rows, count, rows * C);
       }

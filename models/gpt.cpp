@@ -10,6 +10,9 @@
 namespace dyt {
 namespace {
 
+// Rows of logits' weight in memory come in whole tiles of the products.
+constexpr int64_t head_tile = 128;
+
 std::string layer_name(const GPTConfig& c, int i) {
   return (c.style == GPTStyle::gpt2 ? "transformer.h." : "model.layers.") + std::to_string(i) + ".";
 }
@@ -60,10 +63,11 @@ GPT::GPT(const GPTConfig& c, Parameters& parameters) : config_(c) {
   const bool pre = c.norm.placement == Placement::pre;
   norm_ =
       Norm(parameters, last, c.width, pre ? norm_spec(false) : NormSpec{.kind = NormKind::none});
-  head_ = token_;
-  if (!c.tied) {
-    head_ = &parameters.add("lm_head.weight", {c.vocabulary, c.width}, Init::gaussian(0.02));
-  }
+  Parameter& head =
+      c.tied ? parameters.find(token_->name)
+             : parameters.add("lm_head.weight", {c.vocabulary, c.width}, Init::gaussian(0.02));
+  head.stored_rows = (c.vocabulary + head_tile - 1) / head_tile * head_tile;
+  head_ = &head;
 }
 
 NormSpec GPT::norm_spec(bool before_attention) const {

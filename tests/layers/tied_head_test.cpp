@@ -13,6 +13,7 @@ namespace {
 struct Head {
   int64_t rows, C, V, chunk = 0;
   LossOptions loss = {};
+  int64_t stored_rows = 0;  // of weight, with those that are zeros
 };
 
 std::vector<int32_t> draw_labels(const Head& s) {
@@ -29,7 +30,7 @@ OpCase head_case(const Head& s, const std::vector<int32_t>& labels) {
       .inputs = {{s.rows, s.C}},
       .declare =
           [=](Parameters& p) {
-            p.add("weight", {s.V, s.C}, Init::gaussian(1));
+            p.add("weight", {s.V, s.C}, Init::gaussian(1)).stored_rows = s.stored_rows;
           },
       .run =
           [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
@@ -105,6 +106,33 @@ TEST(TiedHeadKernels, AgreeWithTheCpuAtAwkwardShapes) {
   check_kernels(head_case({7, 33, 67, 3}));
   check_kernels(head_case({33, 16, 520, 10}));
   check_kernels(head_case({3, 8, 4104}));  // a block of 1,024 threads per row
+  check_kernels(head_case({.rows = 7, .C = 33, .V = 67, .chunk = 3, .stored_rows = 72}));
+  check_kernels(head_case({.rows = 33, .C = 16, .V = 521, .stored_rows = 640}));
+}
+
+TEST(TiedHeadKernels, RowsThatAreOnlyStoredStayZero) {
+  SKIP_WITHOUT_KERNELS();
+  const int64_t V = 21, C = 8, stored = 32;
+  Parameters p;
+  Parameter& weight = p.add("weight", {V, C}, Init::gaussian(1));
+  weight.stored_rows = stored;
+  p.allocate(kernel_device, DType::bf16, 0);
+  ASSERT_EQ(p.flat_size(), stored * C);
+  EXPECT_EQ(p.count(), V * C);
+  Tape tape(kernel_device, DType::bf16);
+  const std::vector<bf16> x(3 * C, bf16(1.0f));
+  const std::vector<int32_t> labels = {0, 20, 7};
+  const Tensor in = tape.upload({3, C}, DType::bf16, x.data(), true);
+  tape.backward(tied_head(tape, in, weight, tape.upload({3}, DType::i32, labels.data())));
+  std::vector<float> gradient(size_t(stored * C));
+  copy_to_host(kernel_device, gradient.data(), p.gradients(), gradient.size() * sizeof(float));
+  for (int64_t i = 0; i < stored * C; ++i) {
+    if (i >= V * C) {
+      EXPECT_EQ(gradient[size_t(i)], 0) << i;
+    } else {
+      EXPECT_NE(gradient[size_t(i)], 0) << i;
+    }
+  }
 }
 
 TEST(TiedHead, InBf16AgreesWithF32) {

@@ -3,10 +3,12 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "commands/commands.h"
 #include "commands/metrics.h"
 #include "commands/model_options.h"
+#include "core/frozen.h"
 #include "core/precision.h"
 #include "experiments/report.h"
 #include "models/weights.h"
@@ -21,7 +23,7 @@ namespace {
 // What the command line said; what it didn't comes from the recipe, or suits the model.
 struct TrainCommand {
   ModelSpec model;
-  std::string device = "auto", precision, data, recipe, out, init;
+  std::string device = "auto", precision, data, recipe, out, init, only;
   CheckpointOptions checkpoint;
   std::optional<int64_t> steps;
   std::optional<int> batch, accumulate;
@@ -81,6 +83,7 @@ void describe_run(const TrainCommand& c, const std::string& data, DType precisio
                       {"seed", text(o.seed)},
                       {"evaluate every", text(o.evaluate_every)},
                       {"number type", name_of(precision)}};
+  if (!c.only.empty()) o.checkpoint.run["only"] = c.only;
 }
 
 // Where everything that was trained comes together: what both kinds of model share.
@@ -91,6 +94,7 @@ class Run {
         device_(parse_device(command.device)),
         precision_(choose_precision(command.precision, device_)),
         model_(spec, parameters_) {
+    if (command.only == "norms") freeze_all_but_norms();
     parameters_.allocate(device_, precision_.activations, uint64_t(command.seed));
     require(command.init.empty() || model_.norm().calibrate == 0,
             "--init has the values that alpha starts at, and --alpha0 auto would measure others; "
@@ -119,9 +123,12 @@ class Run {
     const std::string title =
         model_.spec().preset + ", " + name_of(model_.norm().kind) + ": " + data;
     const auto announce = [&] {  // once it is sure that there will be a run
-      std::printf("%s, %s, %lld parameters, %s: %s, on %s\n%s\n", model_.spec().preset.c_str(),
+      const std::string trained =
+          command_.only.empty() ? ""
+                                : " (trained: " + std::to_string(frozen_.trained_count()) + ")";
+      std::printf("%s, %s, %lld parameters%s, %s: %s, on %s\n%s\n", model_.spec().preset.c_str(),
                   name_of(model_.norm().kind), static_cast<long long>(parameters_.count()),
-                  data.c_str(), size.c_str(), name_of(device_), note.c_str());
+                  trained.c_str(), data.c_str(), size.c_str(), name_of(device_), note.c_str());
       std::fflush(stdout);
     };
     bool announced = false;
@@ -143,8 +150,21 @@ class Run {
 
   Parameters& parameters() { return parameters_; }
   const Model& model() const { return model_; }
+  const Frozen& frozen() const { return frozen_; }
 
  private:
+  // What the same model has without norms.
+  void freeze_all_but_norms() {
+    ModelSpec spec = model_.spec();
+    spec.norm = NormKind::none;
+    spec.alpha0.reset(), spec.epsilon.reset(), spec.learn_alpha.reset(), spec.frozen.reset();
+    Parameters others;
+    const Model without(spec, others);
+    std::set<std::string> names;
+    for (const Parameter& p : others.all()) names.insert(p.name);
+    frozen_ = Frozen(parameters_, [&](const Parameter& p) { return !names.count(p.name); });
+  }
+
   void report(const TrainResult& result, const TrainOptions& options, const std::string& title) {
     const bool images = !result.curve.empty() && result.last().test_accuracy >= 0;
     const bool averages = options.ema_decay > 0;
@@ -186,6 +206,7 @@ class Run {
   Precision precision_;
   Parameters parameters_;
   Model model_;
+  Frozen frozen_;
 };
 
 // What suits an image model without a recipe's saying so; found with LayerNorm and BatchNorm.
@@ -247,6 +268,7 @@ void train_on_images(TrainCommand& c) {
       "recipe " + recipe.name + ": " + describe(recipe) + left_out(data),
       {{"dyt.data", classes.dump()}}, [&](const TrainOptions& options, const ShowProgress& show) {
         const Forward forward = [&](Tape& tape, const Tensor& images) {
+          run.frozen().begin(tape);
           return run.model().forward(tape, images);
         };
         return train_classifier(forward, run.parameters(), data, options, show);
@@ -256,9 +278,13 @@ void train_on_images(TrainCommand& c) {
 void train_on_text(TrainCommand& c) {
   if (c.data.empty()) c.data = "grammar";
   require(c.recipe.empty(), "recipes are for images; ", c.model.preset, " reads text");
+  require(c.only.empty(), "--only is for models that read images; ", c.model.preset, " reads text");
   const TextDataset text = load_text(c.data, c.model.vocabulary.value_or(0));
   ModelSpec spec = c.model;
-  if (!spec.vocabulary && text.bytes) spec.vocabulary = text.vocabulary;
+  if (!spec.vocabulary && text.bytes) {
+    const bool causal = gpt_preset(resolve_preset(spec.preset)).causal;
+    spec.vocabulary = text.vocabulary + (causal ? 0 : 1);  // and the mask
+  }
   Run run(c, spec);
   const GPT& model = *run.model().language();
   TrainOptions o = language_defaults();
@@ -271,7 +297,7 @@ void train_on_text(TrainCommand& c) {
              o);
   if (c.evaluate_every == 0) o.evaluate_every = std::max<int64_t>(1, o.steps / 10);
   const std::string entropy =
-      std::isnan(text.entropy_rate)
+      std::isnan(text.entropy_rate) || !model.config().causal
           ? ""
           : "; entropy " + fixed(text.entropy_rate, 4) + " nats per byte: no loss can be lower";
   run(o, text.name,
@@ -324,6 +350,8 @@ void add_options(CLI::App& app, TrainCommand& c) {
                  "repeat whole steps as one CUDA graph: auto (default: on a GPU), on, off")
       ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--strict", c.strict, "an image that can't be decoded is an error");
+  app.add_option("--only", c.only, "train these alone, and leave the rest as it starts: norms")
+      ->check(CLI::IsMember({"norms"}));
   app.add_option("--init", c.init, "start from these weights (safetensors, timm's names)");
   app.add_option("--save", c.checkpoint.save,
                  "checkpoint, written at every evaluation and the end");

@@ -64,7 +64,7 @@ const std::vector<Experiment>& experiments() {
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",
-       600, nullptr},
+       270, run_13_rivals},
       {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
        "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
        "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
@@ -81,15 +81,15 @@ const std::vector<Experiment>& experiments() {
        "worsens that of one that sees many.",
        240, run_17_when_removing_helps},
       {18, "Tuning only the norms", "arXiv 2302.07937",
-       "Training only the normalisation parameters of a random network already fits a lot.", 600,
-       nullptr},
+       "Training only the normalisation parameters of a random network already fits a lot.", 240,
+       run_18_only_norms},
       {24, "Translation", "Pre-LN, section 4 (IWSLT14)",
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
        "same "
        "quality faster.",
        330, run_24_translation},
       {25, "BERT-style masked language model", "Pre-LN, section 4",
-       "Pre-LN BERT trains without warm-up and faster than Post-LN.", 600, nullptr},
+       "Pre-LN BERT trains without warm-up and faster than Post-LN.", 240, run_25_bert},
   };
   return list;
 }

@@ -70,10 +70,13 @@ Report run_09_alpha_follows_std(const Options& options);
 Report run_10_alpha0(const Options& options);
 Report run_11_alpha0_language(const Options& options);
 Report run_12_batchnorm(const Options& options);
+Report run_13_rivals(const Options& options);
 Report run_14_gradients_at_init(const Options& options);
 Report run_15_warmup(const Options& options);
 Report run_16_good_replacement(const Options& options);
 Report run_17_when_removing_helps(const Options& options);
+Report run_18_only_norms(const Options& options);
 Report run_24_translation(const Options& options);
+Report run_25_bert(const Options& options);
 
 }  // namespace dyt

@@ -89,11 +89,11 @@ std::string settings_of(const NormSpec& spec) {
 
 std::string settings_of(const ViTConfig& config) {
   const auto& [image_size, patch_size, channels, classes, width, depth, heads, mlp_ratio,
-               class_token, pool, drop_path, norm] = config;
+               class_token, pool, drop_path, norm, norm_free] = config;
   return Written("vit")("image_size", image_size)("patch_size", patch_size)("channels", channels)(
              "classes", classes)("width", width)("depth", depth)("heads", heads)(
              "mlp_ratio", mlp_ratio)("class_token", class_token)("pool", int(pool))(
-             "drop_path", drop_path)("norm", settings_of(norm))
+             "drop_path", drop_path)("norm", settings_of(norm))("norm_free", int(norm_free))
       .text;
 }
 
@@ -125,12 +125,12 @@ std::string settings_of(const VGGConfig& config) {
 
 std::string settings_of(const GPTConfig& config) {
   const auto& [style, vocabulary, context, width, depth, heads, kv_heads, hidden, tied, dropout,
-               rope_theta, norm, alpha0_attention, embedding_scale] = config;
+               rope_theta, norm, alpha0_attention, embedding_scale, causal] = config;
   return Written("gpt")("style", int(style))("vocabulary", vocabulary)("context", context)(
              "width", width)("depth", depth)("heads", heads)("kv_heads", kv_heads)(
              "hidden", hidden)("tied", tied)("dropout", dropout)("rope_theta", rope_theta)(
-             "norm", settings_of(norm))("alpha0_attention", alpha0_attention)("embedding_scale",
-                                                                              embedding_scale)
+             "norm", settings_of(norm))("alpha0_attention", alpha0_attention)(
+             "embedding_scale", embedding_scale)("causal", causal)
       .text;
 }
 

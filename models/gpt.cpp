@@ -3,6 +3,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "layers/losses.h"
 #include "layers/mlp.h"
 #include "models/branch.h"
 #include "models/presets.h"
@@ -129,7 +130,7 @@ void GPT::declare_llama(Parameters& parameters) {
 Tensor GPT::attention_branch(Tape& tape, int i, const Tensor& x, const Tensor* residual,
                              GPTCache* cache) const {
   const Block& b = blocks_[size_t(i)];
-  const AttentionOptions heads{config_.heads, config_.kv_heads, true};
+  const AttentionOptions heads{config_.heads, config_.kv_heads, config_.causal};
   Tensor qkv = linear(tape, x, *b.qkv_weight, b.qkv_bias);
   if (config_.style == GPTStyle::llama) {
     qkv = rope(tape, qkv, heads, config_.rope_theta, cache ? cache->length() : 0);
@@ -177,10 +178,12 @@ Tensor GPT::logits(Tape& tape, const Tensor& tokens) const {
 }
 
 Tensor GPT::loss(Tape& tape, const Tensor& tokens, const Tensor& labels) const {
-  return tied_head(tape, hidden(tape, tokens, nullptr), *head_, labels);
+  return tied_head(tape, hidden(tape, tokens, nullptr), *head_, labels,
+                   LossOptions{.ignores = !config_.causal});
 }
 
 Tensor GPT::next(Tape& tape, const Tensor& tokens, GPTCache& cache) const {
+  require(config_.causal, "a model that sees the whole text, as BERT, can't write on from its end");
   const Tensor x = hidden(tape, tokens, &cache);
   cache.length_ += tokens.shape[1];
   return tied_logits(tape, take_token(tape, x, x.shape[1] - 1), *head_);
@@ -228,6 +231,7 @@ GPTConfig llama_char() {
 const std::vector<Preset<GPTConfig>>& presets() {
   static const std::vector<Preset<GPTConfig>> all = [] {
     std::vector<Preset<GPTConfig>> list = {{"gpt_char", {}},
+                                           {"bert_char", {.vocabulary = 257, .causal = false}},
                                            {"gpt2_124m", gpt2(768, 12, 12)},
                                            {"gpt2_355m", gpt2(1024, 24, 16)},
                                            {"gpt2_774m", gpt2(1280, 36, 20)},

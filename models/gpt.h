@@ -37,6 +37,9 @@ struct GPTConfig {
   NormSpec norm = {.epsilon = 1e-5f};  // its `bias` is set by the style; alpha0: see below
   float alpha0_attention = 0;  // where DyT's alpha starts before attention, if not at norm.alpha0
   std::optional<bool> embedding_scale = {};  // default: in a llama with DyT or one of its family
+  // false: every token sees all others, as in BERT (arXiv 1810.04805). The last word of the
+  // vocabulary is then the mask, and training hides tokens instead of asking for the next ones.
+  bool causal = true;
 
   int hidden_width() const;
   int head_width() const { return width / heads; }
@@ -44,7 +47,8 @@ struct GPTConfig {
   bool scales_embedding() const;
 };
 
-// At byte level: "gpt_char", "llama_char" (6 layers of 192, 128 tokens); with GPT-2's vocabulary:
+// At byte level: "gpt_char", "llama_char" (6 layers of 192, 128 tokens), "bert_char" (the first, not
+// causal, with a mask); with GPT-2's vocabulary:
 // "gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1.5b"; with LLaMA's: "llama_60m", "llama_130m",
 // "llama_350m". Error listing them for any other name.
 GPTConfig gpt_preset(const std::string& name);
@@ -76,10 +80,11 @@ class GPT {
 
   // tokens (B, T) i32, T <= context. All throw Error for a longer text.
   Tensor logits(Tape& tape, const Tensor& tokens) const;  // (B, T, V)
-  // Mean cross-entropy, in nats per token, of predicting labels (B, T), the tokens that follow.
+  // Mean cross-entropy, in nats per token, of predicting labels (B, T): the tokens that follow, or,
+  // if it isn't causal, those that were hidden, -1 elsewhere.
   Tensor loss(Tape& tape, const Tensor& tokens, const Tensor& labels) const;
   // Logits (B, V) of what follows the last of these tokens, which follow those in the cache; they
-  // are added to it. For a tape that isn't training.
+  // are added to it. For a tape that isn't training, and a model that is causal.
   Tensor next(Tape& tape, const Tensor& tokens, GPTCache& cache) const;
 
   const GPTConfig& config() const { return config_; }

@@ -173,7 +173,8 @@ std::string resolve_preset(const std::string& name) {
   const std::pair<const char*, const char*> families[] = {
       {"vit", "vit_micro"},   {"convnext", "convnext_atto_cifar"},
       {"resnet", "resnet20"}, {"vgg", "vgg11_bn_cifar"},
-      {"gpt", "gpt_char"},    {"llama", "llama_char"}};
+      {"gpt", "gpt_char"},    {"bert", "bert_char"},
+      {"llama", "llama_char"}};
   for (const auto& [family, preset] : families) {
     if (name == family) return preset;
   }

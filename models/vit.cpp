@@ -16,29 +16,38 @@ ViT::ViT(const ViTConfig& c, Parameters& parameters) : config_(c) {
           "the patch size (", c.patch_size, ") must divide the image size (", c.image_size, ")");
   require(c.pool == Pool::mean || c.class_token, "pooling by class token needs a class token");
   require(c.drop_path >= 0 && c.drop_path < 1, "drop path must be in [0, 1), not ", c.drop_path);
+  require(c.norm_free == NormFree::no || c.norm.kind == NormKind::none,
+          "Fixup, SkipInit and sigmaReparam take the place of norms: the norm must be none, not ",
+          name_of(c.norm.kind));
 
   const int64_t C = c.width, P = c.patch_size, hidden = int64_t(float(c.width) * c.mlp_ratio);
   const Init weight = Init::truncated(0.02), zeros = Init::zeros();
+  const bool spectral = c.norm_free == NormFree::sigma_reparam;
   const Init convolution = Init::uniform(1 / std::sqrt(double(c.channels * P * P)));  // PyTorch's
   if (c.class_token) {
     class_token_ = &parameters.add("cls_token", {1, 1, C}, Init::gaussian(1e-6), false);
   }
   position_ = &parameters.add("pos_embed", {1, c.tokens(), C}, weight, false);
-  patch_weight_ = &parameters.add("patch_embed.proj.weight", {C, c.channels, P, P}, convolution);
+  patch_weight_ =
+      Weight(parameters, "patch_embed.proj.weight", {C, c.channels, P, P}, convolution, spectral);
   patch_bias_ = &parameters.add("patch_embed.proj.bias", {C}, convolution);
   for (int i = 0; i < c.depth; ++i) {
     const std::string name = "blocks." + std::to_string(i) + ".";
     Block& b = blocks_.emplace_back();
     b.norm1 = Norm(parameters, name + "norm1", C, c.norm);
-    b.qkv_weight = &parameters.add(name + "attn.qkv.weight", {3 * C, C}, weight);
+    b.qkv_weight =
+        Weight(parameters, name + "attn.qkv.weight", {3 * C, C}, first_init(4), spectral);
     b.qkv_bias = &parameters.add(name + "attn.qkv.bias", {3 * C}, zeros);
-    b.proj_weight = &parameters.add(name + "attn.proj.weight", {C, C}, weight);
+    b.proj_weight = Weight(parameters, name + "attn.proj.weight", {C, C}, last_init(), spectral);
     b.proj_bias = &parameters.add(name + "attn.proj.bias", {C}, zeros);
     b.norm2 = Norm(parameters, name + "norm2", C, c.norm);
-    b.fc1_weight = &parameters.add(name + "mlp.fc1.weight", {hidden, C}, weight);
+    b.fc1_weight =
+        Weight(parameters, name + "mlp.fc1.weight", {hidden, C}, first_init(2), spectral);
     b.fc1_bias = &parameters.add(name + "mlp.fc1.bias", {hidden}, zeros);
-    b.fc2_weight = &parameters.add(name + "mlp.fc2.weight", {C, hidden}, weight);
+    b.fc2_weight = Weight(parameters, name + "mlp.fc2.weight", {C, hidden}, last_init(), spectral);
     b.fc2_bias = &parameters.add(name + "mlp.fc2.bias", {C}, zeros);
+    b.attention = add_scalars(parameters, name + "attn.");
+    b.mlp = add_scalars(parameters, name + "mlp.");
     b.drop_path = c.depth > 1 ? c.drop_path * float(i) / float(c.depth - 1) : 0;
   }
   // Post-LN's last block ends in a norm; one more is Pre-LN's (arXiv 2002.04745, section 3).
@@ -47,20 +56,61 @@ ViT::ViT(const ViTConfig& c, Parameters& parameters) : config_(c) {
   } else {
     norm_ = Norm(parameters, "", C, {.kind = NormKind::none});
   }
-  head_weight_ = &parameters.add("head.weight", {c.classes, C}, weight);
+  head_weight_ = Weight(parameters, "head.weight", {c.classes, C},
+                        c.norm_free == NormFree::fixup ? zeros : weight, spectral);
   head_bias_ = &parameters.add("head.bias", {c.classes}, zeros);
+}
+
+// Where a branch's first layer starts, and its last one: see NormFree.
+Init ViT::first_init(int matrices) const {
+  if (config_.norm_free != NormFree::fixup) return Init::truncated(0.02);
+  const double shrink = std::pow(2.0 * config_.depth, -1.0 / (2 * matrices - 2));
+  return Init::gaussian(std::sqrt(2.0 / config_.width) * shrink);
+}
+
+Init ViT::last_init() const {
+  return config_.norm_free == NormFree::fixup ? Init::zeros() : Init::truncated(0.02);
+}
+
+ViT::Scalars ViT::add_scalars(Parameters& parameters, const std::string& branch) const {
+  const bool fixup = config_.norm_free == NormFree::fixup;
+  if (!fixup && config_.norm_free != NormFree::skipinit) return {};
+  Scalars s;
+  s.multiplier = &parameters.add(branch + "multiplier", {1}, Init::fill(fixup ? 1 : 0));
+  if (!fixup) return s;
+  s.first_bias = &parameters.add(branch + "first_bias", {1}, Init::zeros());
+  s.last_bias = &parameters.add(branch + "last_bias", {1}, Init::zeros());
+  return s;
+}
+
+// A branch's last layer, and what ends the branch: f, or residual + f.
+Tensor ViT::end_branch(Tape& tape, const Tensor& x, const Weight& weight, const Parameter* bias,
+                       const Scalars& scalars, const Tensor* residual) const {
+  const Tensor input = scalars.last_bias ? scalar_affine(tape, x, nullptr, scalars.last_bias) : x;
+  if (!scalars.multiplier) return linear(tape, input, weight(tape), bias, residual);
+  return scalar_affine(tape, linear(tape, input, weight(tape), bias), scalars.multiplier, nullptr,
+                       residual);
 }
 
 // f(x), or residual + f(x)
 Tensor ViT::attention_branch(Tape& tape, const Block& b, const Tensor& x,
                              const Tensor* residual) const {
-  const Tensor qkv = linear(tape, x, *b.qkv_weight, b.qkv_bias);
+  const Parameter* first_bias = b.attention.first_bias;
+  const Tensor input = first_bias ? scalar_affine(tape, x, nullptr, first_bias) : x;
+  const Tensor qkv = linear(tape, input, b.qkv_weight(tape), b.qkv_bias);
   const Tensor heads = attention(tape, qkv, {.heads = config_.heads});
-  return linear(tape, heads, *b.proj_weight, b.proj_bias, residual);
+  return end_branch(tape, heads, b.proj_weight, b.proj_bias, b.attention, residual);
 }
 
 Tensor ViT::mlp_branch(Tape& tape, const Block& b, const Tensor& x, const Tensor* residual) const {
-  return mlp(tape, x, {b.fc1_weight, b.fc1_bias, b.fc2_weight, b.fc2_bias}, Gelu::erf, residual);
+  if (!b.mlp.multiplier) {
+    const Parameter &w1 = b.fc1_weight(tape), &w2 = b.fc2_weight(tape);
+    return dyt::mlp(tape, x, {&w1, b.fc1_bias, &w2, b.fc2_bias}, Gelu::erf, residual);
+  }
+  const Parameter* first_bias = b.mlp.first_bias;
+  const Tensor input = first_bias ? scalar_affine(tape, x, nullptr, first_bias) : x;
+  const Tensor hidden = linear_gelu(tape, input, b.fc1_weight(tape), *b.fc1_bias);
+  return end_branch(tape, hidden, b.fc2_weight, b.fc2_bias, b.mlp, residual);
 }
 
 Tensor ViT::block_forward(Tape& tape, const Block& b, const Tensor& x) const {
@@ -79,7 +129,7 @@ Tensor ViT::block_forward(Tape& tape, const Block& b, const Tensor& x) const {
 }
 
 Tensor ViT::forward(Tape& tape, const Tensor& images) const {
-  Tensor x = patch_embedding(tape, images, *patch_weight_, *patch_bias_);
+  Tensor x = patch_embedding(tape, images, patch_weight_(tape), *patch_bias_);
   x = add_position(tape, x, class_token_, *position_);
   for (const Block& block : blocks_) x = block_forward(tape, block, x);
   if (config_.pool == Pool::mean) {
@@ -87,7 +137,7 @@ Tensor ViT::forward(Tape& tape, const Tensor& images) const {
   } else {
     x = norm_(tape, take_token(tape, x, 0));
   }
-  return linear(tape, x, *head_weight_, head_bias_);
+  return linear(tape, x, head_weight_(tape), head_bias_);
 }
 
 namespace {

@@ -5,10 +5,14 @@
 #include <deque>
 #include <numeric>
 
+#include "datasets/masked_text.h"
+
 namespace dyt {
 namespace {
 
-constexpr uint64_t sample_stream = uint64_t('S') << 56;  // of a seed; as datasets/images.cpp
+// Streams of a seed, as in datasets/images.cpp.
+constexpr uint64_t sample_stream = uint64_t('S') << 56;
+constexpr uint64_t mask_stream = uint64_t('M') << 56;
 
 // Windows of a text on their way to the device.
 class Windows {
@@ -19,6 +23,12 @@ class Windows {
   void fill(std::span<const int64_t> begins) {
     count_ = int64_t(begins.size());
     fill_windows(text_, begins, context_, tokens_.data(), labels_.data());
+  }
+  // Hides tokens from a model whose mask is the token `mask`; returns how many.
+  int64_t hide(int mask, uint64_t seed, uint64_t number) {
+    RandomSequence random(seed, mask_stream | number);
+    const size_t n = size_t(count_ * context_);
+    return hide_tokens(std::span(tokens_).first(n), std::span(labels_).first(n), mask, random);
   }
   HostBatch batch() const {  // tokens and labels
     const Shape shape{count_, context_};
@@ -40,25 +50,28 @@ double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<u
   Windows some(text, context, std::min(begins.size(), size_t(batch)));
   const bool was_training = tape.training;
   tape.training = false;
+  const GPTConfig& c = model.config();
   Feed feed(tape.device());
   Readout losses(tape.device());
-  std::deque<size_t> counts;  // of the batches whose losses are on their way
-  double sum = 0;
+  std::deque<double> weights;  // of the batches whose losses are on their way
+  double sum = 0, total = 0;
   const auto receive = [&] {
-    sum += double(counts.front()) * double(losses.receive()[0]);
-    counts.pop_front();
+    sum += weights.front() * double(losses.receive()[0]);
+    total += weights.front();
+    weights.pop_front();
   };
   for (size_t first = 0; first < begins.size(); first += size_t(batch)) {
-    counts.push_back(std::min(begins.size() - first, size_t(batch)));
-    some.fill(std::span(begins).subspan(first, counts.back()));
+    const size_t count = std::min(begins.size() - first, size_t(batch));
+    some.fill(std::span(begins).subspan(first, count));
+    weights.push_back(double(c.causal ? int64_t(count) : some.hide(c.vocabulary - 1, 0, first)));
     const DeviceBatch& on_device = feed.send(some.batch());
     tape.begin(0);
     losses.send(model.loss(tape, on_device[0], on_device[1]));
-    if (counts.size() > 1) receive();
+    if (weights.size() > 1) receive();
   }
   receive();
   tape.training = was_training;
-  return sum / double(begins.size());
+  return sum / total;
 }
 
 TrainOptions language_defaults() {
@@ -73,8 +86,9 @@ TrainOptions language_defaults() {
 
 TrainResult train_language_model(const GPT& model, Parameters& parameters, const TextDataset& text,
                                  const TrainOptions& options, const ShowProgress& show) {
-  require(text.vocabulary <= model.config().vocabulary, text.name, " has a vocabulary of ",
-          text.vocabulary, " words, more than the ", model.config().vocabulary, " of the model");
+  const int words = model.config().vocabulary - (model.config().causal ? 0 : 1);  // less the mask
+  require(text.vocabulary <= words, text.name, " has a vocabulary of ", text.vocabulary,
+          " words, more than the ", words, " of the model");
   const int64_t context = model.config().context;
   require_context(text, context);
   Trainer trainer(parameters, options);
@@ -84,6 +98,7 @@ TrainResult train_language_model(const GPT& model, Parameters& parameters, const
   task.work.batch = [&](int64_t part) {
     windows.fill(
         random_windows(int64_t(text.train.size()), context, count, options.seed, uint64_t(part)));
+    if (!model.config().causal) windows.hide(words, options.seed, uint64_t(part));
     return windows.batch();
   };
   task.work.loss = [&](Tape& tape, const DeviceBatch& batch) {

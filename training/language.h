@@ -16,14 +16,17 @@ namespace dyt {
 TrainOptions language_defaults();
 
 // Trains `parameters`, the model's (allocated: their device and number type are where and how it
-// runs), and returns the curve; its losses are nats per token, of a text of bytes nats per byte.
+// runs), and returns the curve; its losses are nats per token, of a text of bytes nats per byte. A
+// model that isn't causal learns to name hidden tokens (datasets/masked_text.h), and its losses are
+// over these.
 // `show`, if given, is called after every step. Error if the text is shorter than the model's
 // context, has words that the model doesn't know, or as Trainer.
 TrainResult train_language_model(const GPT& model, Parameters& parameters, const TextDataset& text,
                                  const TrainOptions& options, const ShowProgress& show = nullptr);
 
 // Mean loss over up to `windows` windows of a text (0: all that don't overlap), `batch` at a time,
-// with the tape's training flag off meanwhile.
+// with the tape's training flag off meanwhile. What a model that isn't causal has to name is hidden
+// at the same places every time.
 double evaluate_language_model(const GPT& model, Tape& tape, const std::vector<uint16_t>& text,
                                int64_t windows, int batch);
 

@@ -72,7 +72,8 @@ TEST_P(SmokeTest, ReportIsCompleteAndRepeats) {
   EXPECT_EQ(to_csv(again.curves), to_csv(report.curves));
 }
 
-INSTANTIATE_TEST_SUITE_P(Experiments, SmokeTest, testing::Values(2, 3, 4, 7, 8, 9, 10, 11, 12, 16),
+INSTANTIATE_TEST_SUITE_P(Experiments, SmokeTest,
+                         testing::Values(2, 3, 4, 7, 8, 9, 10, 11, 12, 13, 16, 18),
                          name_of_number);
 
 // What an experiment reports of an arm is what training that model directly gives.

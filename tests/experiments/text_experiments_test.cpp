@@ -198,6 +198,13 @@ TEST(Experiment17, Smoke) {
   for (const CurvePoint& p : report.curves) EXPECT_TRUE(std::isfinite(p.value));
 }
 
+TEST(Experiment25, Smoke) {
+  const Report report = run_experiment(find_experiment(25), smoke, "cpu");
+  expect_complete(report, 2, 2);
+  // looks, metrics, seeds; models, warm-ups, learning rates
+  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * (3u * 2u * 2u));
+}
+
 TEST(TextSpecs, AreToldFromImages) {
   for (const char* parallel : {"sagas", "sagas:50", "multi30k:a:de-en", "parallel:a,b"}) {
     EXPECT_TRUE(names_parallel(parallel) && !names_text(parallel)) << parallel;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 #include <set>
 
@@ -155,6 +156,90 @@ TEST(ViT, GradientsAgreeWithFiniteDifferences) {
   }
 }
 
+ViTConfig without_norms(NormFree way) {
+  ViTConfig config = tiny(NormKind::none, false);
+  config.image_size = 8, config.width = 16, config.heads = 1;
+  config.norm_free = way;
+  return config;
+}
+
+// sigmaReparam is left out: its power iteration moves between two evaluations of the loss, and its
+// op is checked by itself.
+TEST(ViT, GradientsWithoutNormsAgreeWithFiniteDifferences) {
+  for (NormFree way : {NormFree::fixup, NormFree::skipinit}) {
+    for (float drop_path : {0.0f, 0.5f}) {
+      ViTConfig config = without_norms(way);
+      config.drop_path = drop_path;
+      const auto model = std::make_shared<std::unique_ptr<ViT>>();
+      OpCase op{.name = way == NormFree::fixup ? "vit with Fixup" : "vit with SkipInit",
+                .inputs = {{3, 8, 8, 3}},
+                .declare =
+                    [=](Parameters& p) {
+                      *model = std::make_unique<ViT>(config, p);
+                      // Away from the zeros they start at, or most gradients would be 0.
+                      for (Parameter& q : p.all()) {
+                        if (q.init.kind == Init::constant) q.init = Init::gaussian(0.5);
+                      }
+                    },
+                .run = [=](Tape& tape, const std::vector<Tensor>& x,
+                           Parameters&) { return (*model)->forward(tape, x[0]); },
+                .checked_elements = 3};
+      check_gradients(op);
+    }
+  }
+}
+
+TEST(ViTKernels, WithoutNormsAgreeWithTheCpu) {
+  SKIP_WITHOUT_KERNELS();
+  for (NormFree way : {NormFree::fixup, NormFree::skipinit, NormFree::sigma_reparam}) {
+    const auto model = std::make_shared<std::unique_ptr<ViT>>();
+    const ViTConfig config = without_norms(way);
+    check_kernels({.name = "vit without norms",
+                   .inputs = {{3, 8, 8, 3}},
+                   .declare =
+                       [=](Parameters& p) {
+                         *model = std::make_unique<ViT>(config, p);
+                         for (Parameter& q : p.all()) {
+                           if (q.init.kind == Init::constant) q.init = Init::gaussian(0.5);
+                         }
+                       },
+                   .run = [=](Tape& tape, const std::vector<Tensor>& x,
+                              Parameters&) { return (*model)->forward(tape, x[0]); },
+                   // A scalar's gradient is a sum over all tokens, whose terms cancel.
+                   .bf16_tolerance = 0.15});
+  }
+}
+
+// What the rules of the three say of the network at its start.
+TEST(ViT, WithoutNormsStartsAsItsMethodSays) {
+  const std::vector<float> pixels(2 * 8 * 8 * 3, 0.7f);
+  const auto logits = [&](const ViTConfig& config) {
+    Parameters p;
+    const ViT model(config, p);
+    p.allocate(Device::cpu, DType::f32, 5);
+    Tape tape(Device::cpu, DType::f32);
+    return to_host(tape, model.forward(tape, tape.upload({2, 8, 8, 3}, DType::f32, pixels.data())));
+  };
+  for (double logit : logits(without_norms(NormFree::fixup))) EXPECT_EQ(logit, 0);
+  // SkipInit's branches add nothing: the depth makes no difference.
+  ViTConfig deep = without_norms(NormFree::skipinit);
+  deep.depth = 5;
+  EXPECT_EQ(logits(deep), logits(without_norms(NormFree::skipinit)));
+  // sigmaReparam starts as the network without norms.
+  expect_close(logits(without_norms(NormFree::sigma_reparam)), logits(without_norms(NormFree::no)),
+               1e-4, "logits");
+
+  Parameters p;
+  const ViT fixup(without_norms(NormFree::fixup), p);
+  EXPECT_NEAR(p.find("blocks.1.mlp.fc1.weight").init.value, std::sqrt(2.0 / 16) * std::pow(4, -0.5),
+              1e-12);  // L = 4 branches, m = 2: L^(-1/(2m-2))
+  EXPECT_NEAR(p.find("blocks.1.attn.qkv.weight").init.value,
+              std::sqrt(2.0 / 16) * std::pow(4, -1.0 / 6), 1e-12);
+  EXPECT_EQ(p.find("blocks.1.mlp.fc2.weight").init.value, 0);
+  EXPECT_EQ(p.find("blocks.1.attn.multiplier").init.value, 1);
+  EXPECT_EQ(p.find("blocks.1.attn.first_bias").init.value, 0);
+}
+
 TEST(ViT, RefusesImpossibleConfigurations) {
   const auto message = [](const ViTConfig& config) -> std::string {
     Parameters p;
@@ -170,6 +255,8 @@ TEST(ViT, RefusesImpossibleConfigurations) {
   EXPECT_NE(message({.width = 0}).find("positive width (0)"), std::string::npos);
   EXPECT_NE(message({.depth = -1}).find("depth (-1)"), std::string::npos);
   EXPECT_NE(message({.image_size = 30}).find("patch size (4) must divide the image size (30)"),
+            std::string::npos);
+  EXPECT_NE(message({.norm_free = NormFree::fixup}).find("the norm must be none, not layernorm"),
             std::string::npos);
   EXPECT_THROW(vit_preset("vit_huge"), Error);
 }

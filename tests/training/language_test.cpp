@@ -94,6 +94,67 @@ TEST(LanguageKernels, TwentyStepsMatchTheCpu) {
   }
 }
 
+GPTConfig tiny_bert(NormKind norm) {
+  GPTConfig config = tiny(norm);
+  config.causal = false;
+  config.vocabulary = 9;  // and the mask
+  return config;
+}
+
+// The letter between two others is known but for the words with swapped letters.
+TEST(MaskedLanguage, LearnsWhatIsHidden) {
+  const TextDataset text = alphabet(4000, 600);
+  TrainOptions options = twenty_steps();
+  options.steps = 800, options.evaluate_every = 100;
+  Model model(tiny_bert(NormKind::layernorm), Device::cpu, DType::f32);
+  const TrainResult result = train_language_model(model.gpt, model.parameters, text, options);
+  EXPECT_GT(result.curve.front().test_loss, 1.0);
+  EXPECT_LT(result.last().test_loss, 0.6);  // log 8 is 2.08
+  // The same places are hidden in every evaluation.
+  Tape tape(Device::cpu, DType::f32);
+  EXPECT_EQ(evaluate_language_model(model.gpt, tape, text.val, 0, 8), result.last().test_loss);
+}
+
+TEST(MaskedLanguageKernels, TenStepsMatchTheCpu) {
+  SKIP_WITHOUT_KERNELS();
+  const TextDataset text = alphabet(500, 100);
+  Model cpu(tiny_bert(NormKind::dyt), Device::cpu, DType::f32);
+  Model gpu(tiny_bert(NormKind::dyt), kernel_device, DType::f32);
+  TrainOptions options = twenty_steps();
+  options.steps = options.evaluate_every = 10;
+  const double a = train_language_model(cpu.gpt, cpu.parameters, text, options).last().test_loss;
+  const double b = train_language_model(gpu.gpt, gpu.parameters, text, options).last().test_loss;
+  EXPECT_NEAR(a, b, 1e-4 * a);
+}
+
+// A token sees those that follow it, and only what was hidden counts.
+TEST(MaskedLanguage, SeesBothSides) {
+  Model bert(tiny_bert(NormKind::layernorm), Device::cpu, DType::f32);
+  Model gpt(tiny(NormKind::layernorm), Device::cpu, DType::f32);
+  const auto first_logits = [](const Model& model, std::vector<int32_t> tokens) {
+    Tape tape(Device::cpu, DType::f32);
+    const Tensor t = tape.upload({1, int64_t(tokens.size())}, DType::i32, tokens.data());
+    std::vector<double> logits = to_host(tape, model.gpt.logits(tape, t));
+    logits.resize(size_t(model.gpt.config().vocabulary));
+    return logits;
+  };
+  EXPECT_NE(first_logits(bert, {1, 2, 3}), first_logits(bert, {1, 2, 4}));
+  EXPECT_EQ(first_logits(gpt, {1, 2, 3}), first_logits(gpt, {1, 2, 4}));
+
+  const std::vector<double> logits = first_logits(bert, {8, 2, 3});
+  double sum = 0;
+  for (double l : logits) sum += std::exp(l);
+  const std::vector<int32_t> tokens = {8, 2, 3}, labels = {1, -1, -1};
+  Tape tape(Device::cpu, DType::f32);
+  const Tensor loss = bert.gpt.loss(tape, tape.upload({1, 3}, DType::i32, tokens.data()),
+                                    tape.upload({1, 3}, DType::i32, labels.data()));
+  EXPECT_NEAR(to_host(tape, loss)[0], std::log(sum) - logits[1], 1e-5);
+  tape.training = false;
+  GPTCache cache(bert.gpt.config(), Device::cpu, DType::f32);
+  const Tensor prompt = tape.upload({1, 3}, DType::i32, tokens.data());
+  EXPECT_THROW(bert.gpt.next(tape, prompt, cache), Error);
+}
+
 // Same seed, same bits; another seed, another run.
 TEST(Language, IsRepeatable) {
   const TextDataset text = alphabet(500, 100);

@@ -105,11 +105,11 @@ GPTConfig tiny_bert(NormKind norm) {
 TEST(MaskedLanguage, LearnsWhatIsHidden) {
   const TextDataset text = alphabet(4000, 600);
   TrainOptions options = twenty_steps();
-  options.steps = 800, options.evaluate_every = 100;
+  options.steps = 3000, options.evaluate_every = 200;  // it stays at 0.8 to 1 until about 1,200
   Model model(tiny_bert(NormKind::layernorm), Device::cpu, DType::f32);
   const TrainResult result = train_language_model(model.gpt, model.parameters, text, options);
   EXPECT_GT(result.curve.front().test_loss, 1.0);
-  EXPECT_LT(result.last().test_loss, 0.6);  // log 8 is 2.08
+  EXPECT_LT(result.last().test_loss, 0.35);  // log 8 is 2.08
   // The same places are hidden in every evaluation.
   Tape tape(Device::cpu, DType::f32);
   EXPECT_EQ(evaluate_language_model(model.gpt, tape, text.val, 0, 8), result.last().test_loss);

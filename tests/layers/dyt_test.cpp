@@ -48,7 +48,10 @@ TEST(Dyt, GradientsAgreeWithFiniteDifferences) {
 TEST(Dyt, AgreesWithPyTorch) {
   const std::string file = "layers.safetensors";
   for (const auto& [name, squash] : family) {
-    check_reference(dyt_case(name, squash, {5, 33}, squash == Squash::erf), file, name);
+    // dalpha of these two is a sum of f32 numbers of both signs, several times as large as it is.
+    const bool cancels = squash == Squash::shifted_tanh || squash == Squash::deadzone;
+    check_reference(dyt_case(name, squash, {5, 33}, squash == Squash::erf), file, name, {"x"},
+                    cancels ? 5e-6 : 2e-6);
   }
   check_reference(dyt_case("dyt", Squash::tanh, {3, 192}), file, "dyt_wide", {"x"}, 5e-6);
 }

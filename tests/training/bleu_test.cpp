@@ -18,13 +18,15 @@ nlohmann::json reference() {
 }
 
 TEST(Bleu, CutsTextsAsSacrebleuDoes) {
-  for (const auto& entry : reference()["tokens"]) {
+  const nlohmann::json file = reference();
+  for (const auto& entry : file["tokens"]) {
     EXPECT_EQ(bleu_tokens(entry[0]), entry[1].get<std::vector<std::string>>()) << entry[0];
   }
 }
 
 TEST(Bleu, ScoresAsSacrebleuDoes) {
-  for (const auto& corpus : reference()["corpora"]) {
+  const nlohmann::json file = reference();
+  for (const auto& corpus : file["corpora"]) {
     const std::vector<std::string> ours = corpus["translations"], theirs = corpus["references"];
     const Bleu result = bleu(ours, theirs);
     const std::string what = corpus["translations"].dump();

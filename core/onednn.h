@@ -38,9 +38,18 @@ inline memory at(const memory::desc& layout, const void* data) {
 }
 
 // Memory for what is needed only while a primitive runs, one piece for each use.
-enum class Use { packed_weight, turned_weight, sums, rounded_x, rounded_y };
+enum class Use {
+  packed_weight,
+  turned_weight,
+  sums,
+  rounded_x,
+  rounded_y,
+  gathered_x,
+  moved_x,
+  moved_y
+};
 inline float* scratch(Use use, size_t bytes) {
-  static Buffer buffers[5];
+  static Buffer buffers[8];
   Buffer& buffer = buffers[int(use)];
   if (buffer.bytes() < bytes) buffer = Buffer(Device::cpu, bytes);
   return static_cast<float*>(buffer.data());

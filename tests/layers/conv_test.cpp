@@ -71,7 +71,10 @@ TEST(Conv, F32AgreesWithF64) {
   for (const OpCase& op :
        {conv_case({{3, 9, 7, 16}, 32, 3, 1, 1, true}), conv_case({{8, 16, 16, 16}, 8, 3, 1, 1}),
         twice_case({{4, 8, 8, 16}, 16, 3, 1, 1}), twice_case({{128, 8, 8, 48}, 16, 1, 2, 0}),
-        twice_case({{7, 32, 32, 48}, 16, 1, 2, 0}), conv_case({{2, 5, 5, 4}, 4, 2, 1, 2, true})}) {
+        twice_case({{7, 32, 32, 48}, 16, 1, 2, 0}), conv_case({{2, 5, 5, 4}, 4, 2, 1, 2, true}),
+        conv_case({{5, 16, 15, 8}, 16, 1, 2, 0, true}),
+        conv_case({{3, 9, 7, 32}, 48, 3, 1, 1, true}), twice_case({{4, 8, 11, 64}, 64, 3, 1, 1}),
+        conv_case({{2, 4, 4, 128}, 64, 3, 1, 1})}) {
     SCOPED_TRACE(op.name);
     Values values = draw_values(op, 5);
     values.dy.resize(1 << 18, 0.25);
@@ -90,7 +93,7 @@ const Conv awkward[] = {
     Conv{{1, 9, 7, 40}, 8, 3, 2, 1},       Conv{{2, 9, 5, 33}, 3, 2, 2, 0, true},
     Conv{{2, 8, 8, 3}, 40, 4, 4, 0, true}, Conv{{1, 9, 9, 3}, 8, 7, 2, 3},
     Conv{{2, 5, 7, 40}, 8, 1, 1, 0},       Conv{{2, 5, 7, 8}, 3, 1, 1, 0, true},
-    Conv{{2, 7, 5, 33}, 8, 1, 2, 0}};
+    Conv{{2, 7, 5, 33}, 8, 1, 2, 0},       Conv{{3, 7, 4, 12}, 16, 1, 2, 0, true}};
 
 TEST(ConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
@@ -102,6 +105,7 @@ TEST(ConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
 TEST(Conv, WithProductsInBf16AgreesWithF32) {
   for (const Conv& c : awkward) check_bf16_on_the_cpu(conv_case(c));
   check_bf16_on_the_cpu(conv_case({{3, 8, 8, 64}, 64, 3, 1, 1}));
+  check_bf16_on_the_cpu(conv_case({{3, 8, 8, 32}, 32, 3, 1, 1, true}));
   check_bf16_on_the_cpu(conv_case({{3, 8, 8, 32}, 64, 3, 2, 1}));
   check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 3, 3, 2, 1}));
   check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 5, 1, 1, 0}));

@@ -33,6 +33,13 @@ void on_either(const Tape& tape, DType dtype, F&& body) {
   }
 }
 
+// The same for a bool: body gets a std::bool_constant.
+template <class F>
+void with_bool(bool value, F&& body) {
+  if (value) return body(std::true_type{});
+  body(std::false_type{});
+}
+
 template <class T>
 inline constexpr bool cpu_computes = !std::is_same_v<T, bf16>;
 template <class T>

@@ -15,6 +15,7 @@
 #include "core/gradient.h"
 #include "core/kernel.h"
 #include "layers/layers.h"
+#include "layers/relu.h"
 
 namespace dyt {
 namespace {
@@ -28,10 +29,6 @@ A exp_of(A z) {
 }
 #endif
 
-template <class A>
-HOST_DEVICE A relu_value(A x) {
-  return x < 0 ? A(0) : x;
-}
 template <class A>
 HOST_DEVICE A silu_value(A x) {
   return x / (1 + exp_of(-x));

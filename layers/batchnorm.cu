@@ -5,7 +5,7 @@
 //
 //       training:    mean and variance of each channel over all rows of the batch
 //       evaluation:  the running ones
-//       y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+//       y = gamma * (x - mean) / sqrt(variance + epsilon) + beta,   or max(0, that)
 //
 //     In training an output depends on the other images of its batch: that makes evaluation, and
 //     small batches, a different function, and is why networks moved on to norms without a batch.
@@ -133,16 +133,23 @@ Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
     } else {
       read_running(tape, mean.as<A>(), rstd.as<A>(), running, options.epsilon, C);
     }
-    grouped_normalize(tape, y.as<T>(), x.as<T>(), mean.as<A>(), rstd.as<A>(), values_of<T>(p.gamma),
-                      values_of<T>(p.beta), shape);
+    with_bool(options.relu, [&](auto relu) {
+      grouped_normalize<relu(), T>(
+          tape, y.as<T>(), x.as<T>(),
+          {mean.as<A>(), rstd.as<A>(), values_of<T>(p.gamma), values_of<T>(p.beta)}, shape);
+    });
   });
   tape.record(y, [=, &tape] {
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
-      grouped_backward(tape, tape.gradient<T>(x), gradient_of<T>(p.gamma), gradient_of<T>(p.beta),
-                       tape.gradient_of_output<T>(y), x.as<T>(), mean.as<A>(), rstd.as<A>(),
-                       values_of<T>(p.gamma), !of_this_batch, shape);
+      with_bool(options.relu, [&](auto relu) {
+        grouped_backward<relu(), T>(
+            tape, tape.gradient<T>(x), gradient_of<T>(p.gamma), gradient_of<T>(p.beta),
+            tape.gradient_of_output<T>(y), x.as<T>(),
+            {mean.as<A>(), rstd.as<A>(), values_of<T>(p.gamma), values_of<T>(p.beta)},
+            !of_this_batch, shape);
+      });
     });
   });
   return y;

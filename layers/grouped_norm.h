@@ -96,49 +96,57 @@ static __global__ void __launch_bounds__(256)
   rstd[group] = rsqrtf(held.squares / held.n + epsilon);
 }
 
+// Statistics and parameters of V channels, in registers.
+template <int V>
+struct HeldNormalization {
+  float mean[V], scale[V], offset[V];
+  __device__ HeldNormalization(const Normalization<float>& n, int64_t b, int64_t first,
+                               const GroupedShape& s) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const int64_t c = first + i, group = s.group(b, c);
+      mean[i] = n.mean[group];
+      scale[i] = n.rstd[group] * (n.gamma ? n.gamma[c] : 1.0f);
+      offset[i] = n.beta ? n.beta[c] : 0.0f;
+    }
+  }
+  __device__ float operator()(float x, int i) const { return (x - mean[i]) * scale[i] + offset[i]; }
+};
+
 // Reads x and writes y, 4 bytes per element in bf16; what belongs to its channels a thread reads
 // once and keeps in registers on its way down.
-template <int V, class T>
+template <bool relu, int V, class T>
 __global__ void __launch_bounds__(256)
-    grouped_normalize_kernel(T* y, const T* x, const float* mean, const float* rstd,
-                             const float* gamma, const float* beta, GroupedShape s) {
+    grouped_normalize_kernel(T* y, const T* x, Normalization<float> n, GroupedShape s) {
   const ColumnPlace at(V, s.R);
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z;
-  float m[V], scale[V], offset[V];
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const int64_t c = at.c + i, group = s.group(b, c);
-    m[i] = mean[group];
-    scale[i] = rstd[group] * (gamma ? gamma[c] : 1.0f);
-    offset[i] = beta ? beta[c] : 0.0f;
-  }
+  const HeldNormalization<V> held(n, b, at.c, s);
   const int64_t first = b * s.R * s.C + at.c;
   walk_rows<4>(
       at, [&](int64_t r) { return load<V>(x + first + r * s.C); },
       [&](int64_t r, const Pack<T, V>& in) {
         float out[V];
 #pragma unroll
-        for (int i = 0; i < V; ++i) out[i] = (float(in.v[i]) - m[i]) * scale[i] + offset[i];
+        for (int i = 0; i < V; ++i) {
+          out[i] = held(float(in.v[i]), i);
+          if constexpr (relu) out[i] = relu_value(out[i]);
+        }
         store<V>(y + first + r * s.C, out);
       });
 }
 
 // The sums over the rows of a part of dy and of dy xhat: sum_dy, sum_dyx (B, parts, C). Reads 4
 // bytes per element in bf16.
-template <int V, class T>
+template <bool relu, int V, class T>
 __global__ void __launch_bounds__(256)
-    grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x, const float* mean,
-                        const float* rstd, GroupedShape s) {
+    grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x,
+                        Normalization<float> n, GroupedShape s) {
   const ColumnPlace at(V, s.R);
   const int64_t b = blockIdx.z;
-  float m[V] = {}, scale[V] = {}, sum[V] = {}, product[V] = {};
+  float sum[V] = {}, product[V] = {};
   if (at.c < s.C) {
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      m[i] = mean[s.group(b, at.c + i)];
-      scale[i] = rstd[s.group(b, at.c + i)];
-    }
+    const HeldNormalization<V> held(n, b, at.c, s);
     const int64_t first = b * s.R * s.C + at.c;
     walk_rows<2>(
         at,
@@ -148,13 +156,15 @@ __global__ void __launch_bounds__(256)
         [&](int64_t, const TwoPacks<T, V>& in) {
 #pragma unroll
           for (int i = 0; i < V; ++i) {
-            const float up = in.second.v[i];
+            const float x_rc = in.first.v[i];
+            float up = in.second.v[i];
+            if constexpr (relu) up = held(x_rc, i) > 0 ? up : 0.0f;
             sum[i] += up;
-            product[i] += up * (float(in.first.v[i]) - m[i]);
+            product[i] += up * (x_rc - held.mean[i]);
           }
         });
 #pragma unroll
-    for (int i = 0; i < V; ++i) product[i] *= scale[i];
+    for (int i = 0; i < V; ++i) product[i] *= n.rstd[s.group(b, at.c + i)];
   }
   const int64_t part = b * gridDim.y + blockIdx.y;
   write_column_sums<V>(sum_dy + part * s.C, sum, s.C);
@@ -197,22 +207,21 @@ static __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const
 
 // dx, from x and dy: 6 bytes per element in bf16, and 8 if dx is added to. mean_g and mean_gx are
 // null if mean and rstd are constants.
-template <bool add, int V, class T>
+template <bool relu, bool add, int V, class T>
 __global__ void __launch_bounds__(256)
-    grouped_backward_kernel(T* dx, const T* dy, const T* x, const float* mean, const float* rstd,
-                            const float* gamma, const float* mean_g, const float* mean_gx,
-                            GroupedShape s) {
+    grouped_backward_kernel(T* dx, const T* dy, const T* x, Normalization<float> n,
+                            const float* mean_g, const float* mean_gx, GroupedShape s) {
   const ColumnPlace at(V, s.R);
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z, first = b * s.R * s.C + at.c;
-  float scale[V], offset[V], slope[V];  // dx = scale dy + offset - slope x
+  const HeldNormalization<V> held(n, b, at.c, s);
+  float constant[V], slope[V];  // dx = scale dy + constant - slope x
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const int64_t c = at.c + i, group = s.group(b, c);
-    const float r = rstd[group];
-    scale[i] = r * (gamma ? gamma[c] : 1.0f);
+    const int64_t group = s.group(b, at.c + i);
+    const float r = n.rstd[group];
     slope[i] = mean_gx ? r * r * mean_gx[group] : 0.0f;
-    offset[i] = slope[i] * mean[group] - (mean_g ? r * mean_g[group] : 0.0f);
+    constant[i] = slope[i] * held.mean[i] - (mean_g ? r * mean_g[group] : 0.0f);
   }
   walk_rows<2>(
       at,
@@ -227,7 +236,10 @@ __global__ void __launch_bounds__(256)
         float out[V];
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          out[i] = scale[i] * float(in.second.v[i]) + offset[i] - slope[i] * float(in.first.v[i]);
+          const float x_rc = in.first.v[i];
+          float up = in.second.v[i];
+          if constexpr (relu) up = held(x_rc, i) > 0 ? up : 0.0f;
+          out[i] = held.scale[i] * up + constant[i] - slope[i] * x_rc;
           if constexpr (add) out[i] += float(in.third.v[i]);
         }
         store<V>(dx + first + r * s.C, out);
@@ -247,45 +259,43 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* variance, float* rst
                                                                       squares, g.parts, epsilon, s);
 }
 
-template <class T>
-void grouped_normalize_gpu(T* y, const T* x, const float* mean, const float* rstd,
-                           const float* gamma, const float* beta, const GroupedShape& s) {
+template <bool relu, class T>
+void grouped_normalize_gpu(T* y, const T* x, const Normalization<float>& n, const GroupedShape& s) {
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_map_grid<T>(s.R, s.C, s.B);
-  launch(g.V == full ? grouped_normalize_kernel<full, T> : grouped_normalize_kernel<1, T>, g.grid,
-         g.block)(y, x, mean, rstd, gamma, beta, s);
+  launch(
+      g.V == full ? grouped_normalize_kernel<relu, full, T> : grouped_normalize_kernel<relu, 1, T>,
+      g.grid, g.block)(y, x, n, s);
 }
 
-template <class T>
+template <bool relu, class T>
 void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbeta, const T* dy,
-                          const T* x, const float* mean, const float* rstd, const float* gamma,
-                          bool constant_statistics, const GroupedShape& s) {
+                          const T* x, const Normalization<float>& n, bool constant_statistics,
+                          const GroupedShape& s) {
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_grid<T>(s.R, s.C, s.B);
-  const int64_t n = s.B * s.C;
-  float* partials = tape.scratch<float>(2 * n * g.parts);
-  float* sums = tape.scratch<float>(2 * n);
-  launch(g.V == full ? grouped_sums_kernel<full, T> : grouped_sums_kernel<1, T>, g.grid, g.block)(
-      partials, partials + n * g.parts, dy, x, mean, rstd, s);
+  const int64_t channels = s.B * s.C;
+  float* partials = tape.scratch<float>(2 * channels * g.parts);
+  float* sums = tape.scratch<float>(2 * channels);
+  launch(g.V == full ? grouped_sums_kernel<relu, full, T> : grouped_sums_kernel<relu, 1, T>, g.grid,
+         g.block)(partials, partials + channels * g.parts, dy, x, n, s);
   launch(grouped_sum_parts_kernel, dim3(blocks_for(s.C, 32), 2, unsigned(s.B)), dim3(32, 8))(
       sums, partials, g.parts, s);
-  add_partials_gpu({{dbeta, sums, s.B, s.C, s.C}, {dgamma, sums + n, s.B, s.C, s.C}});
+  add_partials_gpu({{dbeta, sums, s.B, s.C, s.C}, {dgamma, sums + channels, s.B, s.C, s.C}});
   if (!dx) return;
   float *mean_g = nullptr, *mean_gx = nullptr;
   if (!constant_statistics) {
     mean_g = tape.scratch<float>(s.B * s.G);
     mean_gx = tape.scratch<float>(s.B * s.G);
-    launch(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(mean_g, mean_gx, sums, sums + n,
-                                                                  gamma, s);
+    launch(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(mean_g, mean_gx, sums,
+                                                                  sums + channels, n.gamma, s);
   }
   const ColumnGrid map = column_map_grid<T>(s.R, s.C, s.B);
-  const auto with_add = [&](auto added) {
-    launch(map.V == full ? grouped_backward_kernel<added(), full, T>
-                         : grouped_backward_kernel<added(), 1, T>,
-           map.grid, map.block)(dx, dy, x, mean, rstd, gamma, mean_g, mean_gx, s);
-  };
-  if (add) return with_add(std::true_type{});
-  with_add(std::false_type{});
+  with_bool(add, [&](auto adds) {
+    launch(map.V == full ? grouped_backward_kernel<relu, adds(), full, T>
+                         : grouped_backward_kernel<relu, adds(), 1, T>,
+           map.grid, map.block)(dx, dy, x, n, mean_g, mean_gx, s);
+  });
 }
 
 // (4) Their calls, on either device
@@ -300,28 +310,28 @@ void grouped_statistics(Tape& tape, A* mean, A* variance, A* rstd, const T* x, f
   if constexpr (gpu_computes<T>) grouped_statistics_gpu(tape, mean, variance, rstd, x, epsilon, s);
 }
 
-template <class T, class A = Acc<T>>
-void grouped_normalize(Tape& tape, T* y, const T* x, const A* mean, const A* rstd, const A* gamma,
-                       const A* beta, const GroupedShape& s) {
+template <bool relu, class T, class A = Acc<T>>
+void grouped_normalize(Tape& tape, T* y, const T* x, const Normalization<A>& n,
+                       const GroupedShape& s) {
   if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return grouped_normalize_cpu(y, x, mean, rstd, gamma, beta, s);
+    if (tape.on_cpu()) return grouped_normalize_cpu<relu>(y, x, n, s);
   }
-  if constexpr (gpu_computes<T>) grouped_normalize_gpu(y, x, mean, rstd, gamma, beta, s);
+  if constexpr (gpu_computes<T>) grouped_normalize_gpu<relu>(y, x, n, s);
 }
 
-template <class T, class A = Acc<T>>
+template <bool relu, class T, class A = Acc<T>>
 void grouped_backward(Tape& tape, GradientTarget<T> dx, A* dgamma, A* dbeta, const T* dy,
-                      const T* x, const A* mean, const A* rstd, const A* gamma,
-                      bool constant_statistics, const GroupedShape& s) {
+                      const T* x, const Normalization<A>& n, bool constant_statistics,
+                      const GroupedShape& s) {
   if constexpr (cpu_computes<T>) {
     if (tape.on_cpu()) {
-      return grouped_backward_cpu(dx.data, dx.add, dgamma, dbeta, dy, x, mean, rstd, gamma,
-                                  constant_statistics, s);
+      return grouped_backward_cpu<relu>(dx.data, dx.add, dgamma, dbeta, dy, x, n,
+                                        constant_statistics, s);
     }
   }
   if constexpr (gpu_computes<T>) {
-    grouped_backward_gpu(tape, dx.data, dx.add, dgamma, dbeta, dy, x, mean, rstd, gamma,
-                         constant_statistics, s);
+    grouped_backward_gpu<relu>(tape, dx.data, dx.add, dgamma, dbeta, dy, x, n, constant_statistics,
+                               s);
   }
 }
 

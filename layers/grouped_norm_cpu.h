@@ -24,10 +24,15 @@
 //
 //     Two sums over the rows of each sample and channel give all of it: of dy, and of dy xhat. If
 //     mean and rstd are constants (running statistics), dx = rstd g.
+//
+//     With `relu`, y = max(0, gamma * xhat + beta), and wherever that is 0, dy is taken for 0. The
+//     passes compute it again from x, so that nothing is kept and no tensor is read for it: a ReLU
+//     of its own moves y twice forward and, with its gradient, three times back.
 #pragma once
 #include <cmath>
 
 #include "layers/column_walk.h"
+#include "layers/relu.h"
 
 namespace dyt {
 
@@ -130,52 +135,81 @@ void grouped_statistics_cpu(T* mean, T* variance, T* rstd, const T* x, T epsilon
   }
 }
 
+// Statistics and parameters: each null where there is none, but mean and rstd (B, G).
 template <class T>
-void grouped_normalize_cpu(T* y, const T* x, const T* mean, const T* rstd, const T* gamma,
-                           const T* beta, const GroupedShape& s) {
-  for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
-    std::vector<T> wide_mean, wide_scale, wide_offset;
-    repeat_over_wide_row(wide_mean, s.C, [&](int64_t c) { return mean[s.group(b, c)]; });
-    repeat_over_wide_row(wide_scale, s.C, [&](int64_t c) {
-      return rstd[s.group(b, c)] * (gamma ? gamma[c] : T(1));
+struct Normalization {
+  const T *mean, *rstd, *gamma, *beta;
+};
+
+// gamma * xhat + beta for the numbers of a wide row. Loops take a copy of it, so that its pointers
+// stay in registers.
+template <class T>
+struct WideRow {
+  const T *mean, *scale, *offset;
+  T operator()(T x, int64_t i) const { return (x - mean[i]) * scale[i] + offset[i]; }
+};
+
+// What a wide row of sample b is made of.
+template <class T>
+struct WideNormalization {
+  WideNormalization(const Normalization<T>& n, int64_t b, const GroupedShape& s) {
+    repeat_over_wide_row(mean, s.C, [&](int64_t c) { return n.mean[s.group(b, c)]; });
+    repeat_over_wide_row(scale, s.C, [&](int64_t c) {
+      return n.rstd[s.group(b, c)] * (n.gamma ? n.gamma[c] : T(1));
     });
-    repeat_over_wide_row(wide_offset, s.C, [&](int64_t c) { return beta ? beta[c] : T(0); });
-    const T *m = wide_mean.data(), *scale = wide_scale.data(), *offset = wide_offset.data();
+    repeat_over_wide_row(offset, s.C, [&](int64_t c) { return n.beta ? n.beta[c] : T(0); });
+  }
+  WideRow<T> row() const { return {mean.data(), scale.data(), offset.data()}; }
+
+ private:
+  std::vector<T> mean, scale, offset;
+};
+
+template <bool relu, class T>
+void grouped_normalize_cpu(T* y, const T* x, const Normalization<T>& n, const GroupedShape& s) {
+  for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
+    const WideNormalization<T> wide(n, b, s);
     const T* from = x + (b * s.R + begin) * s.C;
     T* to = y + (b * s.R + begin) * s.C;
     for_each_wide_row(end - begin, s.C, [&](int64_t first, int64_t count) {
+      const WideRow<T> normalized = wide.row();
+      const T* x_i = from + first;
+      T* y_i = to + first;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        to[first + i] = (from[first + i] - m[i]) * scale[i] + offset[i];
+        const T out = normalized(x_i[i], i);
+        y_i[i] = relu ? relu_value(out) : out;
       }
     });
   });
 }
 
 // sums (B, 2, C): over the rows of each sample, of dy and of dy xhat.
-template <class T>
-std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const T* mean, const T* rstd,
+template <bool relu, class T>
+std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const Normalization<T>& n,
                                 const GroupedShape& s) {
   const int64_t P = cpu_parts(s), C = s.C;
   std::vector<T> partials(size_t(s.B * P * 2 * C)), sums(size_t(s.B * 2 * C), T(0));
   for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
-    std::vector<T> wide_mean, wide_dy(size_t(rows_in_wide_row(C) * C), T(0)),
-        wide_product = wide_dy;
-    repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
-    const T *m = wide_mean.data(), *x_b = x + (b * s.R + begin) * C,
-            *dy_b = dy + (b * s.R + begin) * C;
+    const WideNormalization<T> wide(n, b, s);
+    std::vector<T> wide_dy(size_t(rows_in_wide_row(C) * C), T(0)), wide_product = wide_dy;
+    const T *x_b = x + (b * s.R + begin) * C, *dy_b = dy + (b * s.R + begin) * C;
     T *sum = wide_dy.data(), *product = wide_product.data();
     for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
+      const WideRow<T> normalized = wide.row();
+      const T *x_i = x_b + first, *dy_i = dy_b + first;
+      T *const sum_i = sum, *const product_i = product;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        sum[i] += dy_b[first + i];
-        product[i] += dy_b[first + i] * (x_b[first + i] - m[i]);
+        const T up = !relu || normalized(x_i[i], i) > 0 ? dy_i[i] : T(0);
+        sum_i[i] += up;
+        product_i[i] += up * (x_i[i] - normalized.mean[i]);
       }
     });
     T* partial = partials.data() + slab * 2 * C;
     for (int64_t c = 0; c < C; ++c) {
       partial[c] = sum_of_channel(wide_dy, c, C);
-      partial[C + c] = sum_of_channel(wide_product, c, C) * rstd[s.group(b, c)];
+      partial[C + c] = sum_of_channel(wide_product, c, C) * n.rstd[s.group(b, c)];
     }
   });
   for (int64_t slab = 0; slab < s.B * P; ++slab) {
@@ -187,18 +221,18 @@ std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const T* mean, const T*
 }
 
 // dgamma and dbeta are added to; dx too if `add`. Any of them may be null.
-template <class T>
+template <bool relu, class T>
 void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                          const T* mean, const T* rstd, const T* gamma, bool constant_statistics,
+                          const Normalization<T>& n, bool constant_statistics,
                           const GroupedShape& s) {
   const int64_t C = s.C;
-  const std::vector<T> sums = grouped_sums_cpu(dy, x, mean, rstd, s);
+  const std::vector<T> sums = grouped_sums_cpu<relu>(dy, x, n, s);
   std::vector<T> mean_g(size_t(s.B * s.G), T(0)), mean_gx(size_t(s.B * s.G), T(0));
   const T scale_of_mean = constant_statistics ? T(0) : T(1) / T(s.R * s.width());
   for (int64_t b = 0; b < s.B; ++b) {
     for (int64_t c = 0; c < C; ++c) {
       const T sum_dy = sums[size_t(b * 2 * C + c)], sum_dyx = sums[size_t((b * 2 + 1) * C + c)];
-      const T weight = (gamma ? gamma[c] : T(1)) * scale_of_mean;
+      const T weight = (n.gamma ? n.gamma[c] : T(1)) * scale_of_mean;
       if (dbeta) dbeta[c] += sum_dy;
       if (dgamma) dgamma[c] += sum_dyx;
       mean_g[size_t(s.group(b, c))] += weight * sum_dy;
@@ -208,26 +242,25 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
   if (!dx) return;
   const auto write = [&](auto adds) {
     for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
-      // dx = scale dy - offset - slope (x - mean)
-      std::vector<T> wide_mean, wide_scale, wide_offset, wide_slope;
-      const auto r = [&](int64_t c) { return rstd[s.group(b, c)]; };
-      repeat_over_wide_row(wide_mean, C, [&](int64_t c) { return mean[s.group(b, c)]; });
-      repeat_over_wide_row(wide_scale, C,
-                           [&](int64_t c) { return r(c) * (gamma ? gamma[c] : T(1)); });
-      repeat_over_wide_row(wide_offset, C,
+      // dx = scale dy - constant - slope (x - mean)
+      const WideNormalization<T> wide(n, b, s);
+      std::vector<T> wide_constant, wide_slope;
+      const auto r = [&](int64_t c) { return n.rstd[s.group(b, c)]; };
+      repeat_over_wide_row(wide_constant, C,
                            [&](int64_t c) { return r(c) * mean_g[size_t(s.group(b, c))]; });
       repeat_over_wide_row(wide_slope, C,
                            [&](int64_t c) { return r(c) * r(c) * mean_gx[size_t(s.group(b, c))]; });
-      const T *m = wide_mean.data(), *scale = wide_scale.data();
-      const T *offset = wide_offset.data(), *slope = wide_slope.data();
       const int64_t at = (b * s.R + begin) * C;
       for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
+        const WideRow<T> normalized = wide.row();
         const T *x_i = x + at + first, *dy_i = dy + at + first;
+        const T *constant = wide_constant.data(), *slope = wide_slope.data();
         T* to = dx + at + first;
 #pragma omp simd
         for (int64_t i = 0; i < count; ++i) {
-          to[i] =
-              (adds() ? to[i] : T(0)) + scale[i] * dy_i[i] - offset[i] - slope[i] * (x_i[i] - m[i]);
+          const T up = !relu || normalized(x_i[i], i) > 0 ? dy_i[i] : T(0);
+          to[i] = (adds() ? to[i] : T(0)) + normalized.scale[i] * up - constant[i] -
+                  slope[i] * (x_i[i] - normalized.mean[i]);
         }
       });
     });

@@ -36,16 +36,18 @@ Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma
     using A = Acc<T>;
     A* variance = tape.scratch<A>(B * groups);
     grouped_statistics(tape, mean.as<A>(), variance, rstd.as<A>(), x.as<T>(), epsilon, shape);
-    grouped_normalize(tape, y.as<T>(), x.as<T>(), mean.as<A>(), rstd.as<A>(), values_of<T>(gamma),
-                      values_of<T>(beta), shape);
+    grouped_normalize<false, T>(
+        tape, y.as<T>(), x.as<T>(),
+        {mean.as<A>(), rstd.as<A>(), values_of<T>(gamma), values_of<T>(beta)}, shape);
   });
   tape.record(y, [=, &tape] {
     on_either(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
-      grouped_backward(tape, tape.gradient<T>(x), gradient_of<T>(gamma), gradient_of<T>(beta),
-                       tape.gradient_of_output<T>(y), x.as<T>(), mean.as<A>(), rstd.as<A>(),
-                       values_of<T>(gamma), false, shape);
+      grouped_backward<false, T>(
+          tape, tape.gradient<T>(x), gradient_of<T>(gamma), gradient_of<T>(beta),
+          tape.gradient_of_output<T>(y), x.as<T>(),
+          {mean.as<A>(), rstd.as<A>(), values_of<T>(gamma), values_of<T>(beta)}, false, shape);
     });
   });
   return y;

@@ -145,6 +145,7 @@ struct BatchnormOptions {
   float epsilon = 1e-5f;
   float momentum = 0.1f;
   bool frozen = false;  // true: training, too, takes the running statistics, and leaves them alone
+  bool relu = false;    // true: y = max(0, ...), without a pass of its own
 };
 Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
                  const BatchnormOptions& options = {});

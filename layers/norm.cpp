@@ -135,6 +135,21 @@ Tensor Norm::operator()(Tape& tape, const Tensor& x) const {
   return y;
 }
 
+Tensor Norm::then_relu(Tape& tape, const Tensor& x) const {
+  const bool fuses = spec_.kind == NormKind::batchnorm && !tape.observer;
+  return fuses ? batch_normalized(tape, x, true) : relu(tape, (*this)(tape, x));
+}
+
+Tensor Norm::batch_normalized(Tape& tape, const Tensor& x, bool relu) const {
+  return batchnorm(tape, x,
+                   {.gamma = weight_,
+                    .beta = bias_,
+                    .running_mean = running_mean_,
+                    .running_variance = running_var_,
+                    .batches = batches_},
+                   {.epsilon = spec_.epsilon, .frozen = spec_.frozen, .relu = relu});
+}
+
 // The sums are taken in double and in order, so the same input gives the same alpha.
 void Norm::calibrate(Tape& tape, const Tensor& x) const {
   const std::vector<float> values = host_floats(tape, x);
@@ -160,13 +175,7 @@ Tensor Norm::forward(Tape& tape, const Tensor& x) const {
     case NormKind::groupnorm:
       return groupnorm(tape, x, spec_.groups, weight_, bias_, spec_.epsilon);
     case NormKind::batchnorm:
-      return batchnorm(tape, x,
-                       {.gamma = weight_,
-                        .beta = bias_,
-                        .running_mean = running_mean_,
-                        .running_variance = running_var_,
-                        .batches = batches_},
-                       {.epsilon = spec_.epsilon, .frozen = spec_.frozen});
+      return batch_normalized(tape, x, false);
     default:
       return dyt(tape, x, {.alpha = alpha_, .shift = shift_, .gamma = weight_, .beta = bias_},
                  squash_of(spec_.kind));

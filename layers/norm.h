@@ -64,9 +64,12 @@ class Norm {
   // x (..., C); groupnorm: (B, ..., C). If the tape is calibrating and the norm is to be
   // calibrated, sets alpha by x first; x with no spread leaves it at alpha0.
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  // relu(norm(x)): of batchnorm in one pass, unless the tape has an observer, who sees the norm.
+  Tensor then_relu(Tape& tape, const Tensor& x) const;
 
  private:
   Tensor forward(Tape& tape, const Tensor& x) const;
+  Tensor batch_normalized(Tape& tape, const Tensor& x, bool relu) const;
   void calibrate(Tape& tape, const Tensor& x) const;
 
   std::string name_;

@@ -87,9 +87,14 @@ Tensor ResNet::ConvNorm::operator()(Tape& tape, const Tensor& x) const {
   return norm(tape, conv(tape, x, *weight, nullptr, stride, padding));
 }
 
+Tensor ResNet::ConvNorm::then_relu(Tape& tape, const Tensor& x) const {
+  return norm.then_relu(tape, conv(tape, x, *weight, nullptr, stride, padding));
+}
+
 Tensor ResNet::block_forward(Tape& tape, const Block& b, const Tensor& x) const {
-  Tensor y = b.branch[0](tape, x);
-  for (size_t i = 1; i < b.branch.size(); ++i) y = b.branch[i](tape, relu(tape, y));
+  Tensor y = x;
+  for (size_t i = 0; i + 1 < b.branch.size(); ++i) y = b.branch[i].then_relu(tape, y);
+  y = b.branch.back()(tape, y);
   const Tensor shortcut = b.shortcut.weight ? b.shortcut(tape, x) : x;
   if (b.drop_path > 0 && tape.training) {
     return relu(tape, residual_add(tape, shortcut, y, b.drop_path));
@@ -98,7 +103,7 @@ Tensor ResNet::block_forward(Tape& tape, const Block& b, const Tensor& x) const 
 }
 
 Tensor ResNet::forward(Tape& tape, const Tensor& images) const {
-  Tensor x = relu(tape, stem_(tape, images));
+  Tensor x = stem_.then_relu(tape, images);
   if (config_.large_stem) x = max_pool(tape, x, 3, 2, 1);
   for (const Block& block : blocks_) x = block_forward(tape, block, x);
   return linear(tape, global_average_pool(tape, x), *head_weight_, head_bias_);

@@ -42,6 +42,7 @@ class ResNet {
     Norm norm;
     int stride, padding;
     Tensor operator()(Tape& tape, const Tensor& x) const;
+    Tensor then_relu(Tape& tape, const Tensor& x) const;
   };
   struct Block {
     std::vector<ConvNorm> branch;  // two or three, a ReLU between them

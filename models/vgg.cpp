@@ -65,7 +65,7 @@ Tensor VGG::forward(Tape& tape, const Tensor& images) const {
   Tensor x = images;
   for (const Layer& layer : features_) {
     if (layer.weight) {
-      x = relu(tape, layer.norm(tape, conv(tape, x, *layer.weight, layer.bias, 1, 1)));
+      x = layer.norm.then_relu(tape, conv(tape, x, *layer.weight, layer.bias, 1, 1));
     } else {
       x = max_pool(tape, x, 2, 2);
     }

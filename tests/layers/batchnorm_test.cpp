@@ -18,7 +18,8 @@ struct Statistics {
 // Running statistics start at `before` where given; what they are afterwards goes to `after`.
 OpCase batchnorm_case(Shape shape, BatchnormOptions options = {}, const Statistics& before = {},
                       std::shared_ptr<Statistics> after = nullptr) {
-  return {.name = "batchnorm " + shape.text() + (options.frozen ? " frozen" : ""),
+  return {.name = "batchnorm " + shape.text() + (options.frozen ? " frozen" : "") +
+                  (options.relu ? " relu" : ""),
           .inputs = {shape},
           .declare =
               [=](Parameters& p) {
@@ -52,6 +53,31 @@ TEST(Batchnorm, GradientsAgreeWithFiniteDifferences) {
   check_gradients(batchnorm_case({5, 7}));
   check_gradients(batchnorm_case({2, 3, 4, 3}));
   check_gradients(batchnorm_case({5, 7}, {.frozen = true}));
+  check_gradients(batchnorm_case({2, 3, 4, 3}, {.relu = true}));
+  check_gradients(batchnorm_case({5, 7}, {.frozen = true, .relu = true}));
+}
+
+// One pass with a ReLU at its end against two.
+void check_fused_relu(Device device, DType dtype) {
+  const OpCase fused = batchnorm_case({3, 5, 7, 24}, {.relu = true});
+  OpCase apart = batchnorm_case({3, 5, 7, 24});
+  apart.run = [run = apart.run](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+    return relu(tape, run(tape, x, p));
+  };
+  const Values values = draw_values(fused, 8, true);
+  const Outcome one = run_op(fused, device, dtype, values);
+  const Outcome two = run_op(apart, device, dtype, values);
+  EXPECT_EQ(one.y, two.y);
+  expect_close(one.input_gradients[0], two.input_gradients[0], 1e-6, "dx");
+  for (const auto& [name, gradient] : two.parameter_gradients) {
+    expect_close(one.parameter_gradients.at(name), gradient, 1e-6, "d" + name);
+  }
+}
+TEST(Batchnorm, WithReluIsBatchnormAndRelu) { check_fused_relu(Device::cpu, DType::f32); }
+TEST(BatchnormKernels, WithReluAreBatchnormAndRelu) {
+  SKIP_WITHOUT_KERNELS();
+  check_fused_relu(kernel_device, DType::f32);
+  check_fused_relu(kernel_device, DType::bf16);
 }
 
 TEST(Batchnorm, AgreesWithPyTorch) {
@@ -82,6 +108,9 @@ TEST(BatchnormKernels, AgreeWithTheCpuAtAwkwardShapes) {
     check_kernels(batchnorm_case(shape));
   }
   check_kernels(batchnorm_case({3, 7, 12}, {.frozen = true}));
+  for (const Shape& shape : {Shape{7, 8}, Shape{3, 7, 33}, Shape{65, 264}}) {
+    check_kernels(batchnorm_case(shape, {.relu = true}));
+  }
 }
 
 TEST(BatchnormKernels, MoveTheRunningStatisticsAsTheCpuDoes) {
@@ -161,12 +190,14 @@ TEST(Batchnorm, AddsToAGradientThatIsThere) {
 
 TEST(BatchnormKernels, AddToAGradientThatIsThere) {
   SKIP_WITHOUT_KERNELS();
-  OpCase op = batchnorm_case({6, 24});
-  const auto once = op.run;
-  op.run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
-    return residual_add(tape, x[0], once(tape, x, p));
-  };
-  check_kernels(op);
+  for (const bool with_relu : {false, true}) {
+    OpCase op = batchnorm_case({6, 24}, {.relu = with_relu});
+    const auto once = op.run;
+    op.run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+      return residual_add(tape, x[0], once(tape, x, p));
+    };
+    check_kernels(op);
+  }
 }
 
 TEST(Batchnorm, RefusesASingleValueAndOtherWidths) {

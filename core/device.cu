@@ -63,14 +63,24 @@ void* host_allocate(size_t bytes) {
   return data;
 }
 
-// A copy on the cpu, with all cores: one alone doesn't reach the memory's bandwidth.
-void copy_on_host(void* to, const void* from, size_t bytes) {
+// body(begin, bytes) for all parts, with all cores: one alone doesn't reach the memory's bandwidth.
+template <class Body>
+void for_each_megabyte(size_t bytes, Body&& body) {
   constexpr size_t part = size_t(1) << 20;
 #pragma omp parallel for if (bytes > 4 * part)
-  for (size_t begin = 0; begin < bytes; begin += part) {
-    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
-                std::min(part, bytes - begin));
-  }
+  for (size_t begin = 0; begin < bytes; begin += part) body(begin, std::min(part, bytes - begin));
+}
+
+void copy_on_host(void* to, const void* from, size_t bytes) {
+  for_each_megabyte(bytes, [&](size_t begin, size_t n) {
+    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin, n);
+  });
+}
+
+void fill_on_host(void* data, int byte, size_t bytes) {
+  for_each_megabyte(bytes, [&](size_t begin, size_t n) {
+    std::memset(static_cast<char*>(data) + begin, byte, n);
+  });
 }
 
 }  // namespace
@@ -122,10 +132,7 @@ void copy_on_device(Device device, void* to, const void* from, size_t bytes) {
   });
 }
 static void fill(Device device, void* data, int byte, size_t bytes) {
-  if (device == Device::cpu) {
-    std::memset(data, byte, bytes);
-    return;
-  }
+  if (device == Device::cpu) return fill_on_host(data, byte, bytes);
   emulator::submit([=] {
     const emulator::DeviceAccess access;
     std::memset(data, byte, bytes);
@@ -230,14 +237,14 @@ void copy_on_device(Device device, void* to, const void* from, size_t bytes) {
 }
 void fill_zero(Device device, void* data, size_t bytes) {
   if (device == Device::cpu) {
-    std::memset(data, 0, bytes);
+    fill_on_host(data, 0, bytes);
   } else {
     check_cuda(cudaMemsetAsync(data, 0, bytes, stream()));
   }
 }
 void fill_nan(Device device, void* data, size_t bytes) {
   if (device == Device::cpu) {
-    std::memset(data, 0xff, bytes);
+    fill_on_host(data, 0xff, bytes);
   } else {
     check_cuda(cudaMemsetAsync(data, 0xff, bytes, stream()));
   }

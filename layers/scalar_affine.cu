@@ -41,9 +41,10 @@ void scalar_affine_backward_cpu(T* dx, bool add, const T* dy, const T* multiplie
 template <class T>
 void scalar_sums_cpu(T* sums, const T* dy, const T* x, int64_t n) {
   sum_over_rows(sums, 2, n, [&](int64_t begin, int64_t end, T* partial) {
+    const T *dy_0 = dy + begin, *x_0 = x + begin;  // as in sum_of_squares_cpu, adamw.cu
     T dyx = 0, dy_alone = 0;
 #pragma omp simd reduction(+ : dyx, dy_alone)
-    for (int64_t i = begin; i < end; ++i) dyx += dy[i] * x[i], dy_alone += dy[i];
+    for (int64_t i = 0; i < end - begin; ++i) dyx += dy_0[i] * x_0[i], dy_alone += dy_0[i];
     partial[0] += dyx, partial[1] += dy_alone;
   });
 }

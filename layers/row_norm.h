@@ -52,17 +52,32 @@ __global__ void __launch_bounds__(256)
   if (lane == 0) rstd[r] = s;
 }
 
-// The sum over the W warps that share a row; every thread gets it. Nobody can be two of these
-// barriers ahead of another, so two places to meet, in turn, are enough.
-__device__ inline float sum_over_warps(float v, float (&exchange)[2][8], int turn, int W) {
-  v = warp_sum(v);
-  if (W == 1) return v;
+// What is known of some of a row's numbers: how many there are, their mean, and the sum of the
+// squares around it (around 0 in RMSNorm).
+struct RowMoments {
+  float n, mean, squares;
+};
+
+// The same of the whole row of C numbers, from those of the W warps that share it. Squares around a
+// mean m of n numbers are around another, M, greater by n (m - M)^2: no large numbers are
+// subtracted, and the warps meet once, where first agreeing on the mean would make it twice.
+template <bool centered>
+__device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exchange)[8], int C,
+                                        int W) {
+  if (W == 1) return own;
   const int warp = int(threadIdx.y), first = warp / W * W;
-  if (threadIdx.x == 0) exchange[turn % 2][warp] = v;
+  if (threadIdx.x == 0) exchange[warp] = own;
   __syncthreads();
-  v = 0;
-  for (int w = first; w < first + W; ++w) v += exchange[turn % 2][w];
-  return v;
+  RowMoments all = {float(C), 0, 0};
+  if (centered) {
+    for (int w = first; w < first + W; ++w) all.mean += exchange[w].n * exchange[w].mean;
+    all.mean /= float(C);
+  }
+  for (int w = first; w < first + W; ++w) {
+    const float d = exchange[w].mean - all.mean;
+    all.squares += exchange[w].squares + (centered ? exchange[w].n * d * d : 0.0f);
+  }
+  return all;
 }
 
 // v2: W warps to a row. Each lane asks for its N packs at once, keeps them in registers, and has
@@ -73,7 +88,7 @@ __global__ void __launch_bounds__(256)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, int64_t rows,
                             int C, int W) {
-  SHARED(float, exchange, [2][8]);
+  SHARED(RowMoments, exchange, [8]);
   const int lane = int(threadIdx.x), warp = int(threadIdx.y);
   const int64_t r = int64_t(blockIdx.x) * (8 / W) + warp / W;
   const bool active = r < rows;
@@ -98,20 +113,28 @@ __global__ void __launch_bounds__(256)
       if (active && c < C) store<V>(branch.sum + r * C + c, held[n]);
     }
   }
-  float sum = 0, squares = 0;
+  RowMoments own = {0, 0, 0};  // of the warp
+  if (centered) {
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
+    for (int n = 0; n < N; ++n) {
+      own.n += float(max(0, min(32 * V, C - (n * 32 * W + warp % W * 32) * V)));
 #pragma unroll
-    for (int i = 0; i < V; ++i) sum += float(held[n].v[i]);  // 0 beyond C
+      for (int i = 0; i < V; ++i) own.mean += float(held[n].v[i]);  // 0 beyond C
+    }
+    own.mean = warp_sum(own.mean) / max(own.n, 1.0f);
   }
-  const float m = centered ? sum_over_warps(sum, exchange, 0, W) / float(C) : 0.0f;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     if ((n * 32 * W + first_pack) * V >= C) continue;
 #pragma unroll
-    for (int i = 0; i < V; ++i) squares += (float(held[n].v[i]) - m) * (float(held[n].v[i]) - m);
+    for (int i = 0; i < V; ++i) {
+      const float d = float(held[n].v[i]) - own.mean;
+      own.squares += d * d;
+    }
   }
-  const float s = rsqrtf(sum_over_warps(squares, exchange, 1, W) / float(C) + epsilon);
+  own.squares = warp_sum(own.squares);
+  const RowMoments row = over_warps<centered>(own, exchange, C, W);
+  const float m = row.mean, s = rsqrtf(row.squares / float(C) + epsilon);
   if (!active) return;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -189,6 +212,20 @@ __global__ void __launch_bounds__(256, 2)
     }
     commit_copies();  // also of a row that doesn't exist: groups are counted
   };
+  // gamma is the same in every row: it stays in registers where there is room for it.
+  constexpr bool holds_gamma = N * V <= 16;
+  Pack<float, V> held_gamma[holds_gamma ? N : 1] = {};
+  if (holds_gamma && gamma) {
+#pragma unroll
+    for (int n = 0; n < (holds_gamma ? N : 1); ++n) {
+      const int c = (n * 32 * W + first_pack) * V;
+      if (c < C) held_gamma[n] = load<V>(gamma + c);
+    }
+  }
+  const auto gamma_of = [&](int n, int c) {
+    if constexpr (holds_gamma) return held_gamma[n];
+    return load<V>(gamma + c);
+  };
   float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
   const int64_t begin = int64_t(blockIdx.x) * groups;
   for (int stage = 0; stage < stages; ++stage) ask_for(begin + group + stage * step, stage);
@@ -210,7 +247,7 @@ __global__ void __launch_bounds__(256, 2)
       if (!active || c >= C) continue;
       const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
       Pack<float, V> scale;
-      if (gamma) scale = load<V>(gamma + c);
+      if (gamma) scale = gamma_of(n, c);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         const float dy_rc = up.v[i], xhat = (float(in.v[i]) - m) * s;
@@ -241,7 +278,7 @@ __global__ void __launch_bounds__(256, 2)
       if (!dx || !active || c >= C) continue;
       const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
       Pack<float, V> scale;
-      if (gamma) scale = load<V>(gamma + c);
+      if (gamma) scale = gamma_of(n, c);
       Pack<T, V> before;
       if (add) before = load<V>(place(stage, 2, n));
       float out[V];

@@ -45,7 +45,7 @@ endif
 FOLDERS := core layers models training datasets experiments bench commands
 SOURCES := $(wildcard $(FOLDERS:%=%/*.cpp) $(FOLDERS:%=%/*.cu))
 ifneq ($(CUDA),0)
-  SOURCES := $(filter-out core/emulator.cpp,$(SOURCES))
+  SOURCES := $(filter-out core/emulator%.cpp,$(SOURCES))
 endif
 TEST_SOURCES := $(wildcard tests/*.cpp tests/*/*_test.cpp tests/*/*_test.cu)
 objects = $(patsubst %,$(BUILD)/%.o,$(1))

@@ -18,24 +18,17 @@ __device__ float value_of(float z) {
   }
 }
 
-// v1: one thread per pack of V consecutive channels of a row. Reads x once, writes y once: 4 bytes
-// per element in bf16; gamma and beta come from the cache, 8 bytes per element.
-template <class Phi, int V, class T>
+// v1: one thread per number. Reads x once, writes y once: 4 bytes per element in bf16; gamma and
+// beta come from the cache, 8 bytes per element. For widths that don't divide into full packs.
+template <class Phi, class T>
 __global__ void dyt_forward_kernel_v1(T* y, const T* x, const float* alpha, const float* shift,
-                                      const float* gamma, const float* beta, unsigned packs,
-                                      unsigned packs_per_row) {
-  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
-  if (p >= packs) return;
-  const unsigned c = p % packs_per_row * V;
+                                      const float* gamma, const float* beta, int64_t n, int64_t C) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const int64_t c = i % C;
   const float a = alpha ? *alpha : 1.0f, s = shift ? *shift : 0.0f;
-  const Pack<T, V> in = load<V>(x + size_t(p) * V);
-  Pack<T, V> out;
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const float f = Phi::value(a * float(in.v[i]) + s);
-    out.v[i] = T((gamma ? gamma[c + i] : 1.0f) * f + (beta ? beta[c + i] : 0.0f));
-  }
-  store<V>(y + size_t(p) * V, out);
+  const float f = value_of<Phi>(a * float(x[i]) + s);
+  y[i] = T((gamma ? gamma[c] : 1.0f) * f + (beta ? beta[c] : 0.0f));
 }
 
 // v2: a thread walks down the rows of one pack of channels. Gamma and beta are read once for all of
@@ -199,9 +192,15 @@ void dyt_forward_gpu(T* y, const T* x, const Branch<T>& branch, const float* alp
                      int64_t C) {
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_map_grid<T>(rows, C);
-  const auto kernel =
-      g.V == full ? dyt_forward_kernel<Phi, adds, full, T> : dyt_forward_kernel<Phi, adds, 1, T>;
-  launch(kernel, g.grid, g.block)(y, x, branch, alpha, shift, gamma, beta, rows, C);
+  if (g.V == full) {
+    launch(dyt_forward_kernel<Phi, adds, full, T>, g.grid, g.block)(y, x, branch, alpha, shift,
+                                                                    gamma, beta, rows, C);
+    return;
+  }
+  if (adds) add_branch_gpu(x, branch, rows, C);
+  const int64_t n = rows * C;
+  launch(dyt_forward_kernel_v1<Phi, T>, blocks_for(n, 256), 256)(y, adds ? branch.sum : x, alpha,
+                                                                 shift, gamma, beta, n, C);
 }
 
 template <class Phi, bool add, class T>

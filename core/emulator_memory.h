@@ -1,0 +1,11 @@
+// What the two halves of the emulator know of each other: emulator.cpp runs kernels,
+// emulator_memory.cpp has their memory.
+#pragma once
+#include "core/emulator.h"
+
+namespace dyt::emulator {
+
+// The kernel that this thread of the host is running, a block of it at least; null if none.
+const LaunchSite* kernel_of_this_thread();
+
+}  // namespace dyt::emulator

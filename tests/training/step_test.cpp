@@ -91,7 +91,7 @@ Outcome train_resnet(const TrainOptions& options, uint64_t seed = 7) {
   return outcome_of(std::move(result), parameters);
 }
 
-Outcome train_gpt(const TrainOptions& options) {
+Outcome train_gpt(const TrainOptions& options, const NormSpec& norm = {}) {
   Parameters parameters;
   const GPT gpt({.vocabulary = 8,
                  .context = 8,
@@ -99,7 +99,8 @@ Outcome train_gpt(const TrainOptions& options) {
                  .depth = 1,
                  .heads = 1,
                  .hidden = 32,
-                 .dropout = 0.2f},
+                 .dropout = 0.2f,
+                 .norm = norm},
                 parameters);
   parameters.allocate(kernel_device, DType::f32, 7);
   TextDataset text{.name = "counting", .vocabulary = 8};
@@ -149,7 +150,51 @@ void expect_same(const std::function<Outcome(const TrainOptions&)>& train, Train
 
 TEST(StepKernels, GraphsOfAGptWithDropoutAgreeOverTwoHundredSteps) {
   SKIP_WITHOUT_KERNELS();
-  expect_same(train_gpt, tiny_options(200));
+  expect_same([](const TrainOptions& o) { return train_gpt(o); }, tiny_options(200));
+}
+
+// --- Fused and apart: not the same bits, but the same curves -------------------------------------
+
+void expect_same_curves(const TrainResult& fused, const TrainResult& apart) {
+  ASSERT_EQ(fused.curve.size(), apart.curve.size());
+  ASSERT_GE(fused.curve.size(), 10u);
+  for (size_t i = 0; i < apart.curve.size(); ++i) {
+    const Evaluation &a = fused.curve[i], &b = apart.curve[i];
+    EXPECT_NEAR(a.train_loss, b.train_loss, 2e-3 * b.train_loss) << "step " << a.step;
+    EXPECT_NEAR(a.test_loss, b.test_loss, 2e-3 * b.test_loss) << "step " << a.step;
+  }
+  EXPECT_LT(apart.last().train_loss, 0.9 * apart.curve[0].train_loss);  // it has learned something
+}
+
+TrainOptions two_hundred_steps() {
+  TrainOptions options = tiny_options(200);
+  options.evaluate_every = 20;
+  return options;
+}
+
+TEST(StepKernels, FusedNormsTrainAsUnfusedOnesOverTwoHundredSteps) {
+  SKIP_WITHOUT_KERNELS();
+  for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm, NormKind::dyt}) {
+    SCOPED_TRACE(name_of(kind));
+    const Outcome fused = train_gpt(two_hundred_steps(), {.kind = kind});
+    const Outcome apart = train_gpt(two_hundred_steps(), {.kind = kind, .unfused = true});
+    expect_same_curves(fused.result, apart.result);
+    EXPECT_NE(fused.numbers, apart.numbers);  // they did go different ways
+  }
+}
+
+// An observer, who wants to see every norm, keeps a ReLU out of it.
+TEST(StepKernels, BatchnormWithReluTrainsAsBatchnormAndReluOverTwoHundredSteps) {
+  SKIP_WITHOUT_KERNELS();
+  TrainOptions options = two_hundred_steps();
+  const Outcome fused = train_resnet(options);
+  int seen = 0;
+  options.after_step = [&](int64_t, Tape& tape) {
+    tape.observer = [&](const std::string&, const Tensor&, const Tensor&) { ++seen; };
+  };
+  const Outcome apart = train_resnet(options);
+  EXPECT_GT(seen, 200);
+  expect_same_curves(fused.result, apart.result);
 }
 
 TEST(StepKernels, GraphsOfAVitWithStochasticDepthAgree) {

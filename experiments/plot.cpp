@@ -114,14 +114,29 @@ std::string log_tics(const Axis& axis) {
   return tics;
 }
 
-// The characters that a line of a tic's label may have, and the most lines that one needs.
-size_t tic_width(const Plot& plot) { return std::max<size_t>(4, 54 / plot.x_tics.size()); }
-int tic_lines(const Plot& plot) {
-  int lines = 1;
-  for (const Tic& tic : plot.x_tics) {
-    lines = std::max(lines, gnuplot_line_count(tic.label, tic_width(plot)));
+// How the labels of tics are written: in lines of `width` characters; where a word is too long for
+// that, every second one below its neighbours.
+struct TicLayout {
+  size_t width = 54;
+  int lines[2] = {1, 0};  // of the first, third ... label, and of those below them
+
+  explicit TicLayout(const std::vector<Tic>& tics) {
+    if (tics.empty()) return;
+    size_t longest = 0;
+    for (const Tic& tic : tics) longest = std::max(longest, longest_word(tic.label));
+    width = std::max<size_t>(4, 54 / tics.size());
+    const bool staggered = longest > width;
+    if (staggered) width = 2 * width - 1;
+    for (size_t i = 0; i < tics.size(); ++i) {
+      int& most = lines[staggered ? i % 2 : 0];
+      most = std::max(most, gnuplot_line_count(tics[i].label, width));
+    }
   }
-  return lines;
+  bool below(size_t tic) const { return lines[1] > 0 && tic % 2 == 1; }
+};
+int tic_lines(const Plot& plot) {
+  const TicLayout layout(plot.x_tics);
+  return layout.lines[0] + layout.lines[1];
 }
 
 void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
@@ -140,10 +155,12 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   }
   if (plot.x_tics.empty()) return;
   script += "set xtics (";
+  const TicLayout layout(plot.x_tics);
   for (size_t i = 0; i < plot.x_tics.size(); ++i) {
     const auto& [at, label] = plot.x_tics[i];
-    script += (i ? ", " : "") + gnuplot_lines(label.empty() ? number(at) : label, tic_width(plot)) +
-              " " + number(at);
+    script += i ? ", " : "";
+    for (int line = 0; layout.below(i) && line < layout.lines[0]; ++line) script += "\"\\n\".";
+    script += gnuplot_lines(label.empty() ? number(at) : label, layout.width) + " " + number(at);
   }
   script += ")\n";
 }

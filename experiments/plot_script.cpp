@@ -68,6 +68,12 @@ std::string gnuplot_lines(const std::string& text, size_t width) {
   return script;
 }
 
+size_t longest_word(const std::string& text) {
+  size_t longest = 0;
+  for (const std::string& word : wrapped(text, 0)) longest = std::max(longest, length_utf8(word));
+  return longest;
+}
+
 int gnuplot_line_count(const std::string& text, size_t width) {
   return int(wrapped(text, width).size());
 }

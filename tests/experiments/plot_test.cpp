@@ -117,6 +117,28 @@ TEST(Plot, LogAxesBandsErrorBarsAndNamedTics) {
   EXPECT_NE(svg.find(">20<"), svg.npos);  // less than a decade or so: more labels than 10
 }
 
+// Where gnuplot puts a line of text: y grows downwards.
+double y_of(const std::string& svg, const std::string& text) {
+  const size_t at = svg.rfind("translate(", svg.find(">" + text));
+  EXPECT_NE(at, svg.npos) << text;
+  return at == svg.npos ? nan : std::stod(svg.substr(svg.find(',', at) + 1));
+}
+
+// Six labels have room for words of 9 characters side by side.
+TEST(Plot, LongNamesOfTicsDoNotRunIntoEachOther) {
+  Plot plot = two_lines();
+  for (auto& series : plot.series) series.x = {0, 1, 5};
+  plot.x_tics = {{0, "first"},  {1, "second"}, {2, "third"},
+                 {3, "fourth"}, {4, "fifth"},  {5, "six"}};
+  SVG_OR_SKIP(short_names, plot);
+  EXPECT_EQ(y_of(short_names, "fourth"), y_of(short_names, "fifth"));
+  plot.x_tics[4].label = "sigmaReparam, lr 0.002";
+  SVG_OR_SKIP(long_names, plot);
+  EXPECT_EQ(y_of(long_names, "first"), y_of(long_names, "sigmaReparam,"));
+  EXPECT_EQ(y_of(long_names, "fourth"), y_of(long_names, "six"));
+  EXPECT_GT(y_of(long_names, "fourth"), y_of(long_names, "lr 0.002"));
+}
+
 Plot small_heat_map() {
   Plot plot{.name = "map", .title = "Map", .x_label = "learning rate", .y_label = "alpha0"};
   plot.heat_map = HeatMap{.columns = {"1e-3", "4e-3", "1e-2"},

@@ -10,6 +10,8 @@
 #   racecheck   the same: races in shared memory
 #   kernels     dyt bench kernels: every kernel's time, bandwidth or FLOP/s
 #   compare     bench/compare.py: training steps against PyTorch, by turns
+#   experiments only if it is named: EXPERIMENTS at size SIZE, one process for each number, side by
+#               side; records of finished runs are kept, so that a second call goes on
 #
 # Every part has a time limit and a log in the output folder; the last lines printed are a summary.
 # Exits 1 if a part failed, was cut short, or could not run. Settings, by environment variables:
@@ -18,6 +20,7 @@
 #   FILTER='*Kernels*'  SANITIZER_FILTER=...        which tests (as --gtest_filter)
 #   TESTS_LIMIT=150  MEMCHECK_LIMIT=75  RACECHECK_LIMIT=75  KERNELS_LIMIT=90  COMPARE_LIMIT=270   s
 #   COMPARE_MODELS="vit_ti4 ..."  KERNELS=NAME      what is compared and timed; default: everything
+#   EXPERIMENTS="03 04"  SIZE=full  DATA=synthetic  SEEDS=3  EXPERIMENTS_LIMIT=300
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu} DYT=${DYT:-./dyt_portable} DYT_TESTS=${DYT_TESTS:-./dyt_portable_tests}
@@ -110,6 +113,23 @@ run_compare() {
   note compare "$([ "$status" = 0 ] && echo ok || echo FAILED)" "exit $status"
 }
 
+run_experiments() {
+  local number pids=() numbers=() status i
+  for number in ${EXPERIMENTS:-03}; do
+    # shellcheck disable=SC2086
+    timeout -k 5 "${EXPERIMENTS_LIMIT:-300}" "$DYT" run "$number" --device cuda \
+      --size "${SIZE:-full}" --data ${DATA:-synthetic} --seeds "${SEEDS:-3}" \
+      --out "$OUT/experiments" > "$OUT/experiment-$number.log" 2>&1 &
+    pids+=($!) numbers+=("$number")
+  done
+  for i in "${!pids[@]}"; do
+    wait "${pids[$i]}"
+    status=$?
+    note "run ${numbers[$i]}" "$([ "$status" = 0 ] && echo ok || echo FAILED)" \
+      "exit $status; $(grep -E '^(REPRODUCED|NOT REPRODUCED|INCONCLUSIVE)' "$OUT/experiment-${numbers[$i]}.log" | tail -1)"
+  done
+}
+
 "$DYT" info
 begin=$SECONDS
 for part in "${@:-tests memcheck racecheck kernels compare}"; do
@@ -121,6 +141,7 @@ for part in "${@:-tests memcheck racecheck kernels compare}"; do
       racecheck) sanitize racecheck "${RACECHECK_LIMIT:-75}" ;;
       kernels) run_kernels ;;
       compare) run_compare ;;
+      experiments) run_experiments ;;
       *) echo "bench/on_gpu.sh: unknown part '$name' (see its first lines)" >&2; exit 2 ;;
     esac
   done

@@ -33,8 +33,8 @@
 // has its minimum, in log alpha0. From the two small widths we fit c = best alpha0 * std, and the
 // power law alpha0 = A width^-p; both predict for the third width. There the predictions are
 // trained and set against the sweep, against the paper's value for the nearest width (1.0) and
-// against the default (0.5). At the larger fitted width: also a deeper model, and a grid of alpha0
-// before attention x elsewhere.
+// against the default (0.5). At the larger fitted width: also a deeper model. And grids of alpha0
+// before attention x elsewhere, at two widths and two depths.
 //
 // THE ARMS. They differ in alpha0 alone; the recipe is one that RMSNorm learns well with.
 //

@@ -163,11 +163,7 @@ std::vector<RunRecord> run_all(const Setting& s, const Options& options) {
 // The losses of an arm's runs; a run that diverged counts as guessing.
 std::vector<double> losses_of(const std::vector<RunRecord>& runs, const Grid& grid,
                               const std::string& model, double lr, int64_t warmup) {
-  std::vector<double> losses = numbers_of(runs, grid.arm(model, lr, warmup), "val loss");
-  for (double& loss : losses) {
-    if (!std::isfinite(loss)) loss = std::log(double(grid.vocabulary));
-  }
-  return losses;
+  return losses_of(runs, grid.arm(model, lr, warmup), grid.vocabulary);
 }
 
 // What the rule says of one network: +1 the claim holds, -1 it fails, 0 neither.

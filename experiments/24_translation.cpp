@@ -73,7 +73,7 @@ struct Results {
   const std::vector<RunRecord>& runs;
   std::vector<double> bleu(const std::string& arm) const { return numbers_of(runs, arm, "bleu"); }
   std::vector<double> losses(const std::string& arm) const {
-    return translation_losses(runs, arm, s.task);
+    return losses_of(runs, arm, s.task.words.vocabulary());
   }
 };
 

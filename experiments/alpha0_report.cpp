@@ -1,6 +1,8 @@
 // The tables and plots of experiment 11.
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include "experiments/alpha0_study.h"
 #include "experiments/initial_scale.h"
@@ -25,6 +27,52 @@ Table table_of_optima(const Alpha0Findings& f) {
     table.rows.push_back({size_name(s.width, s.depth), fixed(mean(s.rmsnorm), 3),
                           fixed(s.mean_losses[s.lowest()], 3), short_number(s.best()), seeds,
                           fixed(s.scale, 3), fixed(s.best() * s.scale, 2)});
+  }
+  return table;
+}
+
+// A pair of the grid: indices into grid_factors.
+struct Pair {
+  size_t attention, elsewhere;
+  std::vector<double> losses;  // of the seeds
+  std::string text() const {
+    return short_number(double(grid_center * grid_factors[attention])) + " / " +
+           short_number(double(grid_center * grid_factors[elsewhere]));
+  }
+};
+
+// Is the best alpha0 before attention larger than elsewhere?
+Table table_of_grids(const Alpha0Setting& s, const std::vector<RunRecord>& runs) {
+  Table table{
+      .title = "alpha0 before attention / elsewhere: the best pair of each grid",
+      .header = {"model", "best pair", "its loss", "best pair of equals", "its loss",
+                 "of the seeds"},
+      .note = "Losses in nats per token, means over the seeds; last, the best pair of each seed."};
+  for (const auto& [width, depth] : grid_models(s)) {
+    std::vector<Pair> pairs;
+    for (size_t a = 0; a < std::size(grid_factors); ++a) {
+      for (size_t b = 0; b < std::size(grid_factors); ++b) {
+        const std::string arm =
+            sweep_arm(width, depth, grid_center * grid_factors[a], grid_center * grid_factors[b]);
+        pairs.push_back({a, b, losses_of(runs, arm, s.base.text)});
+      }
+    }
+    const auto best_by = [&](const std::function<double(const Pair&)>& loss) {
+      return *std::min_element(pairs.begin(), pairs.end(),
+                               [&](const Pair& p, const Pair& q) { return loss(p) < loss(q); });
+    };
+    const auto of_mean = [](const Pair& p) { return mean(p.losses); };
+    const Pair best = best_by(of_mean);
+    const Pair equal = best_by([&](const Pair& p) {
+      return of_mean(p) +
+             (p.attention == p.elsewhere ? 0 : std::numeric_limits<double>::infinity());
+    });
+    std::string seeds;
+    for (size_t seed = 0; seed < best.losses.size(); ++seed) {
+      seeds += (seed ? ", " : "") + best_by([&](const Pair& p) { return p.losses[seed]; }).text();
+    }
+    table.rows.push_back({size_name(width, depth), best.text(), fixed(of_mean(best), 3),
+                          equal.text(), fixed(of_mean(equal), 3), seeds});
   }
   return table;
 }
@@ -127,8 +175,8 @@ Plot plot_of_sweeps(const Alpha0Findings& f, const TextDataset& text) {
   return plot;
 }
 
-Plot plot_of_grid(const Alpha0Setting& s, const std::vector<RunRecord>& runs) {
-  const int width = s.fitted.back(), depth = s.base.model.depth;
+Plot plot_of_grid(const Alpha0Setting& s, const std::vector<RunRecord>& runs, int width,
+                  int depth) {
   HeatMap map{.decimals = 2};
   for (const float other : grid_factors) {
     map.rows.push_back(short_number(double(grid_center * other)));
@@ -139,7 +187,7 @@ Plot plot_of_grid(const Alpha0Setting& s, const std::vector<RunRecord>& runs) {
       map.values.back().push_back(mean(losses_of(runs, arm, s.base.text)));
     }
   }
-  return {.name = "grid",
+  return {.name = "grid-" + std::to_string(width) + "x" + std::to_string(depth),
           .title = "Validation loss by alpha0 before attention and elsewhere, " +
                    size_name(width, depth),
           .x_label = "alpha0 before attention",
@@ -198,11 +246,16 @@ Plot plot_of_rule(const Alpha0Setting& s, const Alpha0Findings& f) {
 }  // namespace
 
 std::vector<Table> tables_of_alpha0(const Alpha0Setting& s, const Alpha0Findings& f) {
-  return {table_of_optima(f), table_of_transfer(f, s.base.text), table_of_theory()};
+  return {table_of_optima(f), table_of_grids(s, f.runs), table_of_transfer(f, s.base.text),
+          table_of_theory()};
 }
 
 std::vector<Plot> plots_of_alpha0(const Alpha0Setting& s, const Alpha0Findings& f) {
-  return {plot_of_rule(s, f), plot_of_sweeps(f, s.base.text), plot_of_grid(s, f.runs)};
+  std::vector<Plot> plots = {plot_of_rule(s, f), plot_of_sweeps(f, s.base.text)};
+  for (const auto& [width, depth] : grid_models(s)) {
+    plots.push_back(plot_of_grid(s, f.runs, width, depth));
+  }
+  return plots;
 }
 
 }  // namespace dyt

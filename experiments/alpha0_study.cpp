@@ -102,15 +102,22 @@ class Arms {
 
 }  // namespace
 
+std::vector<std::pair<int, int>> grid_models(const Alpha0Setting& s) {
+  const int depth = s.base.model.depth;
+  return {{s.fitted.back(), depth}, {s.held_out, depth}, {s.fitted.back(), s.deep}};
+}
+
 std::vector<LanguageArm> sweep_arms(const Alpha0Setting& s) {
   Arms arms(s);
   const int depth = s.base.model.depth, middle = s.fitted.back();
   for (const int width : s.fitted) arms.add_sweep(width, depth);
   arms.add_sweep(s.held_out, depth);
   arms.add_sweep(middle, s.deep);
-  for (const float a : grid_factors) {
-    for (const float b : grid_factors) {
-      arms.add_pair(middle, depth, grid_center * a, grid_center * b);
+  for (const auto& [grid_width, grid_depth] : grid_models(s)) {
+    for (const float a : grid_factors) {
+      for (const float b : grid_factors) {
+        arms.add_pair(grid_width, grid_depth, grid_center * a, grid_center * b);
+      }
     }
   }
   return std::move(arms.list);

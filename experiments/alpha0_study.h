@@ -21,7 +21,11 @@ struct Alpha0Setting {
 };
 Alpha0Setting alpha0_setting(const Options& options);
 
-// Every sweep and the grid, each model once.
+// The models whose grids are trained: the larger fitted width and the held-out one, and the deep
+// one. (width, depth)
+std::vector<std::pair<int, int>> grid_models(const Alpha0Setting& setting);
+
+// Every sweep and every grid, each model once.
 std::vector<LanguageArm> sweep_arms(const Alpha0Setting& setting);
 
 struct Sweep {

@@ -8,22 +8,6 @@
 namespace dyt {
 namespace {
 
-RunRecord record_of(const TrainResult& result, const Parameters& parameters) {
-  RunRecord run;
-  run.diverged_at = result.diverged_at;
-  for (const Evaluation& e : result.curve) {
-    run.curve.push_back({.step = e.step, .metric = "train loss", .value = e.train_loss});
-    run.curve.push_back({.step = e.step, .metric = "val loss", .value = e.test_loss});
-  }
-  const bool ended = !result.diverged();
-  run.numbers["val loss"] = ended ? result.last().test_loss : std::nan("");
-  run.numbers["train loss"] = ended ? result.last().train_loss : std::nan("");
-  run.parameters = parameters.count();
-  run.samples = result.samples;
-  run.seconds = result.seconds;
-  return run;
-}
-
 RunRecord train_arm(const LanguageArm& arm, int64_t seed, const Study& study,
                     const TextDataset& text, const TrainOptions& study_options,
                     const LanguageLook& look, const ShowRun& show) {
@@ -33,12 +17,9 @@ RunRecord train_arm(const LanguageArm& arm, int64_t seed, const Study& study,
   parameters.allocate(device, default_dtype(device), uint64_t(seed));
   const auto train = [&](const TrainOptions& options) {
     const TrainResult result =
-        train_language_model(model, parameters, text, options, [&](const Progress& p) {
-          std::string line = "loss " + fixed(p.loss, 3);
-          if (p.last) line += ", validation " + fixed(p.last->test_loss, 3);
-          show(p.step, p.steps, line);
-        });
-    return record_of(result, parameters);
+        train_language_model(model, parameters, text, options,
+                             [&](const Progress& p) { show(p.step, p.steps, losses_text(p)); });
+    return record_of_losses(result, parameters);
   };
   return train_and_look(model, parameters, study_options, seed, arm.lr, look, train);
 }
@@ -60,11 +41,7 @@ std::vector<RunRecord> run_language_models(Study study, const std::vector<Langua
 
 std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
                               const TextDataset& text) {
-  std::vector<double> losses = numbers_of(runs, arm, "val loss");
-  for (double& loss : losses) {
-    if (!std::isfinite(loss)) loss = std::log(double(text.vocabulary));
-  }
-  return losses;
+  return losses_of(runs, arm, text.vocabulary);
 }
 
 Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
@@ -106,25 +83,15 @@ Table table_of_loss_by_seed(const std::vector<RunRecord>& runs) {
 std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,
                                  const std::vector<std::string>& arms, const TextDataset& text,
                                  const TrainOptions& train, const std::string& name) {
-  std::vector<CurvePoint> points;
-  for (const std::string& arm : arms) {
-    for (const RunRecord* run : runs_of(runs, arm)) {
-      for (const CurvePoint& p : run->curve) {
-        if (p.metric == "val loss") points.push_back(p);
-      }
+  std::vector<Plot> plots = plot_of_losses(runs, arms, name);
+  for (Plot& plot : plots) {
+    plot.title = "Validation loss while training";
+    plot.x_label = "training step (batches of " + std::to_string(train.batch) + " windows)";
+    if (std::isfinite(text.entropy_rate)) {
+      plot.horizontal = {{text.entropy_rate, "entropy of the text"}};
     }
   }
-  if (points.empty()) return {};
-  Plot plot = plot_of_curves(points, "val loss");
-  plot.name = name;
-  plot.title = "Validation loss while training";
-  plot.x_label = "training step (batches of " + std::to_string(train.batch) + " windows)";
-  plot.y_label = "validation loss (nats per token)";
-  plot.caption = "Mean over the seeds; the band reaches from the lowest to the highest.";
-  if (std::isfinite(text.entropy_rate)) {
-    plot.horizontal = {{text.entropy_rate, "entropy of the text"}};
-  }
-  return {plot};
+  return plots;
 }
 
 std::string describe(const GPTConfig& c) {

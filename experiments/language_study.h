@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "experiments/run_settings.h"
+#include "experiments/token_study.h"
 #include "experiments/training_run.h"
 #include "training/language.h"
 
@@ -20,16 +21,13 @@ struct LanguageArm {
 using LanguageLook = LookInto<GPT>;
 
 // Trains every arm with seeds 1 .. `seeds`; what a seed fixes is as in classifier_study.h. A record
-// has
-//   curve    "train loss", "val loss"
-//   numbers  "val loss", "train loss" (nats per token); NaN if the run diverged
+// has what token_study.h says.
 std::vector<RunRecord> run_language_models(Study study, const std::vector<LanguageArm>& arms,
                                            int seeds, const TextDataset& text,
                                            const TrainOptions& train,
                                            const LanguageLook& look = {});
 
-// Final validation losses of an arm's runs, in order of their seeds. A run that diverged counts as
-// guessing: the logarithm of the vocabulary.
+// As in token_study.h, with the text's vocabulary.
 std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
                               const TextDataset& text);
 
@@ -38,8 +36,7 @@ Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std:
                       const std::string& baseline, const TextDataset& text);
 Table table_of_loss_by_seed(const std::vector<RunRecord>& runs);
 
-// Validation loss of these arms while they train, with the entropy of the text where it is known;
-// nothing if all of them diverged before the first look. The title is for the caller to fill in.
+// As in token_study.h, with a title and the entropy of the text where it is known.
 std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,
                                  const std::vector<std::string>& arms, const TextDataset& text,
                                  const TrainOptions& train, const std::string& name);

@@ -1,28 +1,9 @@
 #include "experiments/translation_study.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "training/bleu.h"
 
 namespace dyt {
 namespace {
-
-RunRecord record_of(const TrainResult& result, const Parameters& parameters) {
-  RunRecord run;
-  run.diverged_at = result.diverged_at;
-  for (const Evaluation& e : result.curve) {
-    run.curve.push_back({.step = e.step, .metric = "train loss", .value = e.train_loss});
-    run.curve.push_back({.step = e.step, .metric = "val loss", .value = e.test_loss});
-  }
-  const bool ended = !result.diverged();
-  run.numbers["val loss"] = ended ? result.last().test_loss : std::nan("");
-  run.numbers["train loss"] = ended ? result.last().train_loss : std::nan("");
-  run.parameters = parameters.count();
-  run.samples = result.samples;
-  run.seconds = result.seconds;
-  return run;
-}
 
 double bleu_of(const Transformer& model, const Parameters& parameters, const TranslationTask& task,
                const BeamOptions& beam) {
@@ -42,12 +23,9 @@ RunRecord train_arm(const TranslationArm& arm, int64_t seed, const Study& study,
   parameters.allocate(device, default_dtype(device), uint64_t(seed));
   const auto train = [&](const TrainOptions& options) {
     const TrainResult result =
-        train_translation(model, parameters, setting.task, options, [&](const Progress& p) {
-          std::string line = "loss " + fixed(p.loss, 3);
-          if (p.last) line += ", validation " + fixed(p.last->test_loss, 3);
-          show(p.step, p.steps, line);
-        });
-    RunRecord run = record_of(result, parameters);
+        train_translation(model, parameters, setting.task, options,
+                          [&](const Progress& p) { show(p.step, p.steps, losses_text(p)); });
+    RunRecord run = record_of_losses(result, parameters);
     if (!setting.task.test.empty()) {
       run.numbers["bleu"] =
           result.diverged() ? 0 : bleu_of(model, parameters, setting.task, setting.beam);
@@ -121,34 +99,15 @@ std::vector<RunRecord> run_translation(Study study, const std::vector<Translatio
                    });
 }
 
-std::vector<double> translation_losses(const std::vector<RunRecord>& runs, const std::string& arm,
-                                       const TranslationTask& task) {
-  std::vector<double> losses = numbers_of(runs, arm, "val loss");
-  for (double& loss : losses) {
-    if (!std::isfinite(loss)) loss = std::log(double(task.words.vocabulary()));
-  }
-  return losses;
-}
-
 std::vector<Plot> plot_of_translation(const std::vector<RunRecord>& runs,
                                       const std::vector<std::string>& arms,
                                       const TranslationSetting& setting, const std::string& name) {
-  std::vector<CurvePoint> points;
-  for (const std::string& arm : arms) {
-    for (const RunRecord* run : runs_of(runs, arm)) {
-      for (const CurvePoint& p : run->curve) {
-        if (p.metric == "val loss") points.push_back(p);
-      }
-    }
+  std::vector<Plot> plots = plot_of_losses(runs, arms, name);
+  for (Plot& plot : plots) {
+    plot.title = "Translation: validation loss while training";
+    plot.x_label = "training step (batches of " + std::to_string(setting.train.batch) + " tokens)";
   }
-  if (points.empty()) return {};
-  Plot plot = plot_of_curves(points, "val loss");
-  plot.name = name;
-  plot.title = "Translation: validation loss while training";
-  plot.x_label = "training step (batches of " + std::to_string(setting.train.batch) + " tokens)";
-  plot.y_label = "validation loss (nats per token)";
-  plot.caption = "Mean over the seeds; the band reaches from the lowest to the highest.";
-  return {plot};
+  return plots;
 }
 
 std::vector<std::pair<std::string, std::string>> settings_for_report(const TranslationSetting& s) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "experiments/run_settings.h"
+#include "experiments/token_study.h"
 #include "experiments/training_run.h"
 
 namespace dyt {
@@ -30,20 +31,12 @@ struct TranslationArm {
 };
 
 // Trains every arm with seeds 1 .. setting.seeds; what a seed fixes is as in classifier_study.h. A
-// record has
-//   curve    "train loss" (smoothed labels), "val loss"
-//   numbers  "val loss", "train loss" (nats per token), and if there are test pairs, "bleu" of
-//            them; NaN, and a BLEU of 0, if the run diverged
+// record has what token_study.h says ("train loss" of smoothed labels), and if there are test pairs
+// the number "bleu" of them; 0 if the run diverged.
 std::vector<RunRecord> run_translation(Study study, const std::vector<TranslationArm>& arms,
                                        const TranslationSetting& setting);
 
-// Final validation losses of an arm's runs, in order of their seeds. A run that diverged counts as
-// guessing: the logarithm of the vocabulary.
-std::vector<double> translation_losses(const std::vector<RunRecord>& runs, const std::string& arm,
-                                       const TranslationTask& task);
-
-// Validation loss of these arms while they train; nothing if all of them diverged before the first
-// look.
+// As in token_study.h, with a title.
 std::vector<Plot> plot_of_translation(const std::vector<RunRecord>& runs,
                                       const std::vector<std::string>& arms,
                                       const TranslationSetting& setting, const std::string& name);

@@ -86,10 +86,10 @@ TEST(Experiment06, DoesNotTimeTheEmulator) {
 
 TEST(Experiment11, Smoke) {
   const Report report = run_experiment(find_experiment(11), smoke, "cpu");
-  EXPECT_EQ(report.tables.size(), 3u);
-  // RMSNorm and seven alpha0 for each of three widths and a depth, six more of the grid, and three
-  // predictions; seeds, looks, metrics.
-  EXPECT_EQ(report.curves.size(), (4u * 8u + 6u + 3u) * 2u * 2u * 2u);
+  EXPECT_EQ(report.tables.size(), 4u);
+  // RMSNorm and seven alpha0 for each of three widths and a depth, six more of each of three grids,
+  // and three predictions; seeds, looks, metrics.
+  EXPECT_EQ(report.curves.size(), (4u * 8u + 3u * 6u + 3u) * 2u * 2u * 2u);
 }
 
 // Losses that are a parabola in log2 alpha0, of which the sweep has 0.5, 1, 2 ... 32; at its ends;
@@ -185,7 +185,7 @@ TEST(TranslationStudy, ADivergedRunCountsAsGuessingAndHasNoBleu) {
   setting.train.diverged_above = 1e-3;
   const std::vector<RunRecord> runs = run_translation({.number = 42, .options = {.device = "cpu"}},
                                                       {{"LN", setting.model}}, setting);
-  EXPECT_EQ(translation_losses(runs, "LN", setting.task),
+  EXPECT_EQ(losses_of(runs, "LN", setting.task.words.vocabulary()),
             std::vector<double>{std::log(double(setting.task.words.vocabulary()))});
   EXPECT_EQ(numbers_of(runs, "LN", "bleu"), std::vector<double>{0});
   EXPECT_TRUE(plot_of_translation(runs, {"LN"}, setting, "loss").empty());

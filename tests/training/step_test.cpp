@@ -73,7 +73,8 @@ Outcome train_vit(const TrainOptions& options, DType dtype = DType::f32) {
   return outcome_of(std::move(result), parameters);
 }
 
-Outcome train_resnet(const TrainOptions& options, uint64_t seed = 7) {
+Outcome train_resnet(const TrainOptions& options, uint64_t seed = 7,
+                     Device device = kernel_device) {
   Parameters parameters;
   const ResNet resnet({.image_size = 8,
                        .classes = 3,
@@ -83,7 +84,7 @@ Outcome train_resnet(const TrainOptions& options, uint64_t seed = 7) {
                        .widths = {4},
                        .drop_path = 0.2f},
                       parameters);
-  parameters.allocate(kernel_device, DType::f32, seed);
+  parameters.allocate(device, DType::f32, seed);
   const ImageSplits data = noise(30, 9);
   TrainResult result = train_classifier(
       [&](Tape& tape, const Tensor& images) { return resnet.forward(tape, images); }, parameters,
@@ -91,7 +92,8 @@ Outcome train_resnet(const TrainOptions& options, uint64_t seed = 7) {
   return outcome_of(std::move(result), parameters);
 }
 
-Outcome train_gpt(const TrainOptions& options, const NormSpec& norm = {}) {
+Outcome train_gpt(const TrainOptions& options, const NormSpec& norm = {},
+                  Device device = kernel_device) {
   Parameters parameters;
   const GPT gpt({.vocabulary = 8,
                  .context = 8,
@@ -102,7 +104,7 @@ Outcome train_gpt(const TrainOptions& options, const NormSpec& norm = {}) {
                  .dropout = 0.2f,
                  .norm = norm},
                 parameters);
-  parameters.allocate(kernel_device, DType::f32, 7);
+  parameters.allocate(device, DType::f32, 7);
   TextDataset text{.name = "counting", .vocabulary = 8};
   for (int i = 0; i < 400; ++i) text.train.push_back(uint16_t(i * i % 7));
   text.val.assign(text.train.begin(), text.train.begin() + 60);
@@ -172,29 +174,38 @@ TrainOptions two_hundred_steps() {
   return options;
 }
 
-TEST(StepKernels, FusedNormsTrainAsUnfusedOnesOverTwoHundredSteps) {
-  SKIP_WITHOUT_KERNELS();
-  for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm, NormKind::dyt}) {
-    SCOPED_TRACE(name_of(kind));
-    const Outcome fused = train_gpt(two_hundred_steps(), {.kind = kind});
-    const Outcome apart = train_gpt(two_hundred_steps(), {.kind = kind, .unfused = true});
-    expect_same_curves(fused.result, apart.result);
-    EXPECT_NE(fused.numbers, apart.numbers);  // they did go different ways
+// The cpu, and a GPU if there is one: emulated, it would take minutes.
+std::vector<Device> fast_devices() {
+  if (is_available(Device::cuda)) return {Device::cpu, Device::cuda};
+  return {Device::cpu};
+}
+
+TEST(Step, FusedNormsTrainAsUnfusedOnesOverTwoHundredSteps) {
+  for (const Device device : fast_devices()) {
+    for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm, NormKind::dyt}) {
+      SCOPED_TRACE(std::string(name_of(device)) + ", " + name_of(kind));
+      const Outcome fused = train_gpt(two_hundred_steps(), {.kind = kind}, device);
+      const Outcome apart = train_gpt(two_hundred_steps(), {.kind = kind, .unfused = true}, device);
+      expect_same_curves(fused.result, apart.result);
+      EXPECT_NE(fused.numbers, apart.numbers);  // they did go different ways
+    }
   }
 }
 
 // An observer, who wants to see every norm, keeps a ReLU out of it.
-TEST(StepKernels, BatchnormWithReluTrainsAsBatchnormAndReluOverTwoHundredSteps) {
-  SKIP_WITHOUT_KERNELS();
-  TrainOptions options = two_hundred_steps();
-  const Outcome fused = train_resnet(options);
-  int seen = 0;
-  options.after_step = [&](int64_t, Tape& tape) {
-    tape.observer = [&](const std::string&, const Tensor&, const Tensor&) { ++seen; };
-  };
-  const Outcome apart = train_resnet(options);
-  EXPECT_GT(seen, 200);
-  expect_same_curves(fused.result, apart.result);
+TEST(Step, BatchnormWithReluTrainsAsBatchnormAndReluOverTwoHundredSteps) {
+  for (const Device device : fast_devices()) {
+    SCOPED_TRACE(name_of(device));
+    TrainOptions options = two_hundred_steps();
+    const Outcome fused = train_resnet(options, 7, device);
+    int seen = 0;
+    options.after_step = [&](int64_t, Tape& tape) {
+      tape.observer = [&](const std::string&, const Tensor&, const Tensor&) { ++seen; };
+    };
+    const Outcome apart = train_resnet(options, 7, device);
+    EXPECT_GT(seen, 200);
+    expect_same_curves(fused.result, apart.result);
+  }
 }
 
 TEST(StepKernels, GraphsOfAVitWithStochasticDepthAgree) {

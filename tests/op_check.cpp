@@ -7,6 +7,7 @@
 
 #include "core/philox.h"
 #include "core/safetensors.h"
+#include "layers/layers.h"
 #include "tests/thread_order.h"
 
 namespace dyt::test {
@@ -185,6 +186,14 @@ void check_kernels(const OpCase& op) {
 std::string reference_folder() {
   const char* given = std::getenv("DYT_REFERENCE");
   return given ? given : "tests/reference";
+}
+
+OpCase added_to_x(OpCase op) {
+  op.name += ", added to x";
+  op.run = [run = op.run](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+    return residual_add(tape, x[0], run(tape, x, p));
+  };
+  return op;
 }
 
 void check_reference(const OpCase& op, const std::string& fixture, const std::string& prefix,

@@ -26,6 +26,9 @@ struct OpCase {
   int checked_elements = 24;  // of each tensor, by finite differences
 };
 
+// y = x + op(x): the op's gradient of its first input is added to one that is there.
+OpCase added_to_x(OpCase op);
+
 // The numbers that go into one run.
 struct Values {
   std::vector<std::vector<double>> inputs;

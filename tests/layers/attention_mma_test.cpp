@@ -4,31 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/layers/attention_case.h"
 #include "tests/thread_order.h"
 
 namespace dyt::test {
 namespace {
-
-struct Size {
-  int64_t B, T;
-  int heads, kv_heads;  // 0: as many
-  int64_t D;
-  bool causal;
-};
-
-OpCase attention_case(const Size& s) {
-  const int kv = s.kv_heads ? s.kv_heads : s.heads;
-  const Shape shape{s.B, s.T, (s.heads + 2 * kv) * s.D};
-  return {.name = "attention " + shape.text() + " heads " + std::to_string(s.heads) +
-                  (s.causal ? " causal" : ""),
-          .inputs = {shape},
-          .run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
-            return attention(tape, x[0],
-                             {.heads = s.heads, .kv_heads = s.kv_heads, .causal = s.causal});
-          }};
-}
 
 Outcome run_plain(const OpCase& op, const Values& values) {
   attention_on_tensor_cores = false;
@@ -39,7 +19,7 @@ Outcome run_plain(const OpCase& op, const Values& values) {
 
 // One and several tiles of owned rows (64 and 128 of them) and of streamed ones (64), full and not;
 // every width of tile, filled and padded; causal with and without tiles that nobody sees.
-const std::vector<Size> sizes = {
+const std::vector<AttentionSize> sizes = {
     {.B = 3, .T = 1, .heads = 2, .kv_heads = 0, .D = 64, .causal = true},
     {.B = 2, .T = 7, .heads = 3, .kv_heads = 1, .D = 48, .causal = false},
     {.B = 1, .T = 33, .heads = 2, .kv_heads = 0, .D = 96, .causal = true},
@@ -53,7 +33,7 @@ const std::vector<Size> sizes = {
 
 TEST(AttentionMmaKernels, AgreeWithThePlainKernels) {
   SKIP_WITHOUT_KERNELS();
-  for (const Size& s : sizes) {
+  for (const AttentionSize& s : sizes) {
     const OpCase op = attention_case(s);
     const Values values = draw_values(op, 11, true);
     const Outcome fast = run_op(op, kernel_device, DType::bf16, values);
@@ -78,7 +58,7 @@ TEST(AttentionMmaKernels, AgreeWithThePlainKernels) {
 // Scores of many hundreds, in later tiles larger than in earlier ones: the running maximum moves.
 TEST(AttentionMmaKernels, LargeAndGrowingScoresStayFinite) {
   SKIP_WITHOUT_KERNELS();
-  const Size s{.B = 1, .T = 150, .heads = 1, .kv_heads = 0, .D = 64, .causal = false};
+  const AttentionSize s{.B = 1, .T = 150, .heads = 1, .kv_heads = 0, .D = 64, .causal = false};
   const OpCase op = attention_case(s);
   Values values = draw_values(op, 12, true);
   for (size_t i = 0; i < values.inputs[0].size(); ++i) {

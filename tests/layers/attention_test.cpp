@@ -7,31 +7,13 @@
 #include "layers/attention_cpu.h"
 #include "layers/layers.h"
 #include "tests/bf16_cpu_check.h"
+#include "tests/layers/attention_case.h"
 
 namespace dyt::test {
 namespace {
 
-struct Size {
-  int64_t B, T;
-  int heads, kv_heads;  // 0: as many
-  int64_t D;
-  bool causal;
-};
-
-OpCase attention_case(const Size& s) {
-  const int kv = s.kv_heads ? s.kv_heads : s.heads;
-  const Shape shape{s.B, s.T, (s.heads + 2 * kv) * s.D};
-  return {.name = "attention " + shape.text() + " heads " + std::to_string(s.heads) +
-                  (s.causal ? " causal" : ""),
-          .inputs = {shape},
-          .run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
-            return attention(tape, x[0],
-                             {.heads = s.heads, .kv_heads = s.kv_heads, .causal = s.causal});
-          }};
-}
-
 // The definition, with loops over everything, in f64.
-std::vector<double> by_definition(const std::vector<double>& qkv, const Size& s) {
+std::vector<double> by_definition(const std::vector<double>& qkv, const AttentionSize& s) {
   const int64_t KV = s.kv_heads ? s.kv_heads : s.heads, H = s.heads, D = s.D;
   const int64_t row = (H + 2 * KV) * D;
   std::vector<double> y(size_t(s.B * s.T * H * D));
@@ -62,7 +44,7 @@ std::vector<double> by_definition(const std::vector<double>& qkv, const Size& s)
 }
 
 // 65, 70 and 130 tokens are more than one tile of queries on the CPU.
-const std::vector<Size> sizes = {
+const std::vector<AttentionSize> sizes = {
     {.B = 2, .T = 1, .heads = 1, .kv_heads = 0, .D = 16, .causal = true},
     {.B = 1, .T = 7, .heads = 2, .kv_heads = 0, .D = 24, .causal = false},
     {.B = 1, .T = 7, .heads = 2, .kv_heads = 0, .D = 17, .causal = true},
@@ -73,7 +55,7 @@ const std::vector<Size> sizes = {
     {.B = 1, .T = 130, .heads = 1, .kv_heads = 0, .D = 16, .causal = true}};
 
 TEST(Attention, GradientsAgreeWithFiniteDifferences) {
-  for (const Size& s : sizes) {
+  for (const AttentionSize& s : sizes) {
     OpCase op = attention_case(s);
     op.checked_elements = 16;
     check_gradients(op);
@@ -81,11 +63,11 @@ TEST(Attention, GradientsAgreeWithFiniteDifferences) {
 }
 
 TEST(Attention, AgreesWithItsDefinition) {
-  std::vector<Size> all = sizes;
+  std::vector<AttentionSize> all = sizes;
   for (const int64_t D : {32, 48, 64, 80, 96, 128}) {
     all.push_back({.B = 1, .T = 67, .heads = 2, .kv_heads = 0, .D = D, .causal = D % 3 == 0});
   }
-  for (const Size& s : all) {
+  for (const AttentionSize& s : all) {
     const OpCase op = attention_case(s);
     const Values values = draw_values(op, 3);
     const std::vector<double> expected = by_definition(values.inputs[0], s);
@@ -119,22 +101,10 @@ TEST(Attention, AgreesWithPyTorch) {
   }
 }
 
-// Matrices of as many rows, side by side.
-std::vector<double> side_by_side(const std::vector<std::vector<double>>& parts, size_t rows) {
-  std::vector<double> all;
-  for (size_t r = 0; r < rows; ++r) {
-    for (const std::vector<double>& part : parts) {
-      const long width = long(part.size() / rows);
-      all.insert(all.end(), part.begin() + long(r) * width, part.begin() + long(r + 1) * width);
-    }
-  }
-  return all;
-}
-
 // Fixtures with q, k, v (B, T, heads, D) apart, all causal.
 TEST(Attention, GroupedQueriesAgreeWithPyTorch) {
   const TensorFile file = read_safetensors(reference_folder() + "/layers2.safetensors");
-  const auto compare = [&](const std::string& prefix, const Size& s) {
+  const auto compare = [&](const std::string& prefix, const AttentionSize& s) {
     const auto part = [&](const char* name) { return file.doubles(prefix + "/" + name); };
     const size_t rows = size_t(s.B * s.T);
     Values values;
@@ -163,7 +133,7 @@ OpCase used_twice() {
 
 // Widths below, at and between the kernels' 32, 64 and 128; rows on both sides of their tiles of 32
 // and 64; widths that 16-byte accesses can't read (17, and 20 in bf16).
-const std::vector<Size> awkward = {
+const std::vector<AttentionSize> awkward = {
     {.B = 2, .T = 1, .heads = 2, .kv_heads = 0, .D = 16, .causal = false},
     {.B = 1, .T = 7, .heads = 2, .kv_heads = 0, .D = 17, .causal = true},
     {.B = 2, .T = 33, .heads = 1, .kv_heads = 0, .D = 20, .causal = false},
@@ -175,11 +145,11 @@ const std::vector<Size> awkward = {
 
 TEST(AttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
-  for (const Size& s : awkward) check_kernels(attention_case(s));
+  for (const AttentionSize& s : awkward) check_kernels(attention_case(s));
 }
 
 TEST(Attention, InBf16AgreesWithF32) {
-  for (const Size& s : awkward) check_bf16_on_the_cpu(attention_case(s));
+  for (const AttentionSize& s : awkward) check_bf16_on_the_cpu(attention_case(s));
   check_bf16_on_the_cpu(
       attention_case({.B = 2, .T = 197, .heads = 2, .kv_heads = 1, .D = 33, .causal = true}));
   check_bf16_on_the_cpu(used_twice());
@@ -200,7 +170,7 @@ TEST(AttentionKernels, AddToAGradientThatIsThere) {
 
 // Scores of many hundreds: exp of them is infinite, of their differences it isn't.
 TEST(Attention, LargeScoresStayFinite) {
-  const Size s{.B = 1, .T = 70, .heads = 1, .kv_heads = 0, .D = 64, .causal = true};
+  const AttentionSize s{.B = 1, .T = 70, .heads = 1, .kv_heads = 0, .D = 64, .causal = true};
   OpCase op = attention_case(s);
   op.input_scale = 12;
   const Values values = draw_values(op, 5);
@@ -218,7 +188,7 @@ TEST(AttentionKernels, LargeScoresStayFinite) {
 }
 
 TEST(Attention, CausalOutputsDoNotDependOnLaterTokens) {
-  const Size s{.B = 1, .T = 70, .heads = 2, .kv_heads = 0, .D = 16, .causal = true};
+  const AttentionSize s{.B = 1, .T = 70, .heads = 2, .kv_heads = 0, .D = 16, .causal = true};
   const OpCase op = attention_case(s);
   Values values = draw_values(op, 6);
   const std::vector<double> before = run_op(op, Device::cpu, DType::f32, values).y;
@@ -246,7 +216,7 @@ TEST(Attention, TheSameBitsForAnyNumberOfThreads) {
 // Queries and keys of different number, as with a cache of keys and values: the last queries alone
 // give the last rows of y.
 TEST(Attention, TheLastQueriesAloneGiveTheLastRows) {
-  const Size s{.B = 2, .T = 70, .heads = 2, .kv_heads = 0, .D = 16, .causal = true};
+  const AttentionSize s{.B = 2, .T = 70, .heads = 2, .kv_heads = 0, .D = 16, .causal = true};
   const OpCase op = attention_case(s);
   const Values values = draw_values(op, 9);
   const std::vector<double>& qkv = values.inputs[0];

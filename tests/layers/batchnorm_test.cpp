@@ -179,25 +179,12 @@ TEST(Batchnorm, EvaluatesWithTheRunningStatistics) {
   EXPECT_EQ(after->batches, std::vector<double>{0});
 }
 
-TEST(Batchnorm, AddsToAGradientThatIsThere) {
-  OpCase op = batchnorm_case({6, 9});
-  const auto once = op.run;
-  op.run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
-    return residual_add(tape, x[0], once(tape, x, p));
-  };
-  check_gradients(op);
-}
+TEST(Batchnorm, AddsToAGradientThatIsThere) { check_gradients(added_to_x(batchnorm_case({6, 9}))); }
 
 TEST(BatchnormKernels, AddToAGradientThatIsThere) {
   SKIP_WITHOUT_KERNELS();
-  for (const bool with_relu : {false, true}) {
-    OpCase op = batchnorm_case({6, 24}, {.relu = with_relu});
-    const auto once = op.run;
-    op.run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
-      return residual_add(tape, x[0], once(tape, x, p));
-    };
-    check_kernels(op);
-  }
+  check_kernels(added_to_x(batchnorm_case({6, 24})));
+  check_kernels(added_to_x(batchnorm_case({6, 24}, {.relu = true})));
 }
 
 TEST(Batchnorm, RefusesASingleValueAndOtherWidths) {

@@ -5,7 +5,7 @@
 #include "core/safetensors.h"
 #include "layers/texts.h"
 #include "tests/bf16_cpu_check.h"
-#include "tests/op_check.h"
+#include "tests/layers/attention_case.h"
 
 namespace dyt::test {
 namespace {
@@ -89,18 +89,6 @@ TEST(CrossAttention, AddsToGradientsThatAreThere) { check_gradients(read_twice()
 TEST(CrossAttentionKernels, AddToGradientsThatAreThere) {
   SKIP_WITHOUT_KERNELS();
   check_kernels(read_twice());
-}
-
-// Matrices of as many rows, side by side.
-std::vector<double> side_by_side(const std::vector<std::vector<double>>& parts, size_t rows) {
-  std::vector<double> all;
-  for (size_t r = 0; r < rows; ++r) {
-    for (const std::vector<double>& part : parts) {
-      const long width = long(part.size() / rows);
-      all.insert(all.end(), part.begin() + long(r) * width, part.begin() + long(r + 1) * width);
-    }
-  }
-  return all;
 }
 
 // Fixtures of make_attention.py, which says what is in them.

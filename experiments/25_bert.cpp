@@ -12,10 +12,10 @@
 // is another remedy against the same evil.
 //
 // THE ARMS. Post-LN, Pre-LN, and DyT in Pre-LN's place, without warm-up and with it, each at the
-// same two learning rates. DyT has, as in the other language models here, a
-// learned factor on the embeddings that starts at sqrt(width), and its alpha starts at 1 / std of
-// its input (--alpha0 auto, experiment 11). The head is a matrix of its own in all arms: tied to
-// the embedding, DyT does not learn in so narrow a model (experiment 11).
+// same two learning rates. DyT has, as in the other language models here, a learned factor on the
+// embeddings that starts at sqrt(width), and its alpha starts at 1 / std of its input (--alpha0
+// auto, experiment 11). The head is a matrix of its own in all arms: tied to the embedding, DyT
+// does not learn in so narrow a model (experiment 11).
 //
 // THE RULE. See `rule`. It was written before the first run.
 #include <algorithm>

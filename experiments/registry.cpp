@@ -71,7 +71,7 @@ const std::vector<Experiment>& experiments() {
        45, run_14_gradients_at_init},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
-       350, run_15_warmup},
+       640, run_15_warmup},
       {16, "Derf vs DyT vs LN, and what makes a good replacement", "Derf",
        "A good replacement for a norm is zero-centred, bounded, sensitive near zero and monotone; "
        "erf is the best one found.",

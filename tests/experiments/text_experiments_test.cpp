@@ -150,8 +150,8 @@ TEST(Experiment14, Smoke) {
 
 TEST(Experiment15, Smoke) {
   const Report report = run_experiment(find_experiment(15), smoke, "cpu");
-  expect_complete(report, 3, 5);
-  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * (24u + 12u + 12u));  // looks, metrics, seeds, arms
+  expect_complete(report, 4, 6);
+  EXPECT_EQ(report.curves.size(), 2u * 2u * 2u * 4u * 24u);  // looks, metrics, seeds, grids, arms
 }
 
 TEST(Experiment24, Smoke) {

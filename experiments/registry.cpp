@@ -68,7 +68,7 @@ const std::vector<Experiment>& experiments() {
       {14, "Gradients at initialisation: Post-LN vs Pre-LN", "Pre-LN, section 3",
        "At initialisation the last layer's gradient does not depend on depth in a Post-LN "
        "Transformer and falls like 1/sqrt(depth) in a Pre-LN one.",
-       45, run_14_gradients_at_init},
+       65, run_14_gradients_at_init},
       {15, "Who needs warm-up?", "Pre-LN, sections 3 and 4",
        "Post-LN Transformers need learning-rate warm-up; Pre-LN ones train as well without it.",
        640, run_15_warmup},

@@ -44,7 +44,7 @@ memory bring(dnnl::stream& stream, const Plan::Side& side, const void* data, Use
   side.move.execute(stream, plain, copy);
   return copy;
 }
-// One that it writes, and what is to be called afterwards.
+// Where it writes one: the caller's place, or a copy, which deliver() then brings there.
 memory place_for(const Plan::Side& side, void* data, Use use) {
   return at(side.wanted, side.moves() ? scratch(use, side.wanted.get_size()) : data);
 }

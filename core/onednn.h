@@ -46,10 +46,11 @@ enum class Use {
   rounded_y,
   gathered_x,
   moved_x,
-  moved_y
+  moved_y,
+  count
 };
 inline float* scratch(Use use, size_t bytes) {
-  static Buffer buffers[8];
+  static Buffer buffers[int(Use::count)];
   Buffer& buffer = buffers[int(use)];
   if (buffer.bytes() < bytes) buffer = Buffer(Device::cpu, bytes);
   return static_cast<float*>(buffer.data());

@@ -1,14 +1,28 @@
-// Rounding to bf16 in the CPU's loops. Only .cpp files include this.
+// Rounding to bf16 in the CPU's loops. With nvcc, which doesn't know every compiler's headers of
+// vector instructions, .cu files see only what is there for f32 and f64: loops that they share with
+// bf16 are templates, made for bf16 in a .cpp file (layers/bf16_cpu.cpp).
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(__CUDACC__)
 #include <immintrin.h>
 #endif
 
 #include "core/dtype.h"
 
 namespace dyt::cpu {
+
+// to[i] = value(i) for i < n; rounded, if it holds bf16 (below).
+template <class T, class F>
+inline void put_row(T* to, int64_t n, F&& value) {
+  static_assert(!std::is_same_v<T, bf16>, "loops for bf16 are made in .cpp files");
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = value(i);
+}
+
+#if !defined(__CUDACC__)
 
 // to = value, rounded. A bf16 that is assigned as a struct keeps a loop from being vectorised.
 inline void put(bf16& to, float value) { to.bits = bf16(value).bits; }
@@ -41,6 +55,25 @@ inline void put_row(bf16* to, int64_t n, F&& value) {
   }
 #pragma omp simd
   for (int64_t j = i; j < n; ++j) put(to[j], value(j));
+}
+
+#endif
+
+// Calls body(first, count) for pieces of n numbers, in parallel: small enough that what is written
+// of a piece is still in the first-level cache when it is read again.
+template <class Body>
+inline void for_each_piece(int64_t n, Body&& body) {
+  constexpr int64_t piece = 2048;
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < n; first += piece) body(first, std::min(piece, n - first));
+}
+
+// to[i] = value(i) for i < n, in parallel.
+template <class T, class F>
+inline void put_all(T* to, int64_t n, F value) {
+  for_each_piece(n, [=](int64_t first, int64_t count) {
+    put_row(to + first, count, [=](int64_t i) { return value(first + i); });
+  });
 }
 
 }  // namespace dyt::cpu

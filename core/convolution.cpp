@@ -10,6 +10,7 @@
 
 #include "core/convolution_plan.h"
 #include "core/product.h"
+#include "core/rounding.h"
 
 namespace dyt {
 namespace {
@@ -58,28 +59,32 @@ bool multiplies_in_bf16() { return cpu_products() == DType::bf16 && has_bf16_ins
 // From 64 channels on it is faster in f32 than a direct convolution in bf16, too.
 bool uses_winograd(const ConvShape& s) {
   if (!suits_winograd(s) || (multiplies_in_bf16() && std::min(s.Cin, s.Cout) < 64)) return false;
-  return plan_of(Work::backward_data, s, false, false).x.moves();  // it may not be there
+  // it may not be there
+  return plan_of(Work::backward_data, s, false, {.winograd = true}).x.moves();
 }
 
-// Whether x, the weights and dy are rounded to bf16 to be multiplied.
-bool rounds(const ConvShape& s) { return multiplies_in_bf16() && !uses_winograd(s); }
+// How a convolution of such activations is multiplied.
+Numbers numbers_of(const ConvShape& s, DType activations) {
+  const bool winograd = uses_winograd(s), narrow = multiplies_in_bf16() && !winograd;
+  return {.factors = narrow ? DType::bf16 : activations, .sums = activations, .winograd = winograd};
+}
 
 // A factor as it is multiplied: itself, or rounded.
-const void* factor(Use use, const float* x, int64_t n, const ConvShape& s) {
-  if (!rounds(s)) return x;
+const void* factor(Use use, const void* x, int64_t n, DType activations, const Numbers& numbers) {
+  if (numbers.factors == activations) return x;
   bf16* const rounded = reinterpret_cast<bf16*>(scratch(use, size_t(n) * sizeof(bf16)));
-  round_to_bf16(rounded, x, n);
+  round_to_bf16(rounded, static_cast<const float*>(x), n);
   return rounded;
 }
 
-// In what follows, x and dy are factors where they are void.
+// In what follows, x and dy are factors, and y and dx sums of these numbers.
 
 // y = x * weight + bias, added to what is there or not.
-void forward(float* y, bool add, const void* x, const float* weight, const float* bias,
-             const ConvShape& s) {
+void forward(void* y, bool add, const void* x, const float* weight, const float* bias,
+             const ConvShape& s, const Numbers& numbers) {
   with_stream(s, [&](dnnl::stream& stream) {
     const Plan& plan =
-        plan_of(add ? Work::forward_adding : Work::forward, s, bias != nullptr, rounds(s));
+        plan_of(add ? Work::forward_adding : Work::forward, s, bias != nullptr, numbers);
     memory out = place_for(plan.y, y, Use::moved_y);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, bring(stream, plan.x, x, Use::moved_x)},
@@ -93,8 +98,8 @@ void forward(float* y, bool add, const void* x, const float* weight, const float
 
 // With stride 1, dx is a convolution itself, of dy with the channels of the weights exchanged and
 // the filters turned by 180 degrees. oneDNN 2 is faster at that, and can add to what is there.
-void backward_data_turned(float* dx, bool add, const void* dy, const float* weight,
-                          const ConvShape& s) {
+void backward_data_turned(void* dx, bool add, const void* dy, const float* weight,
+                          const ConvShape& s, const Numbers& numbers) {
   const int64_t taps = s.K * s.K;
   float* turned = scratch(Use::turned_weight, size_t(s.Cin * s.Cout * taps) * sizeof(float));
 #pragma omp parallel for
@@ -113,7 +118,8 @@ void backward_data_turned(float* dx, bool add, const void* dy, const float* weig
            .Cout = s.Cin,
            .K = s.K,
            .stride = 1,
-           .padding = s.K - 1 - s.padding});
+           .padding = s.K - 1 - s.padding},
+          numbers);
 }
 
 // Images at a time where dx has to be added to what is there and oneDNN can only overwrite: their
@@ -127,26 +133,32 @@ int64_t images_at_once(const ConvShape& s) {
   return images < threads ? s.B : images;
 }
 
-void backward_data(float* dx, bool add, const void* dy, const float* weight, const ConvShape& all) {
+void backward_data(void* dx, bool add, const void* dy, const float* weight, const ConvShape& all,
+                   const Numbers& numbers) {
   ConvShape s = all;
   if (add) s.B = images_at_once(all);
+  Numbers written = numbers;
+  if (add) written.sums = DType::f32;
   with_stream(s, [&](dnnl::stream& stream) {
-    const Plan& plan = plan_of(Work::backward_data, s, false, rounds(s));
+    const Plan& plan = plan_of(Work::backward_data, s, false, written);
     const memory packed = pack(stream, plan, weight);
-    const int64_t in = s.H * s.W * s.Cin;  // numbers per image
-    const size_t dy_bytes = plan.y.plain.get_size() / size_t(s.B);
-    float* sums = add ? scratch(Use::sums, size_t(s.B * in) * sizeof(float)) : nullptr;
-    for (int64_t b = 0; b < all.B; b += s.B) {
-      float* dx_b = dx + b * in;
-      plan.compute.execute(stream,
-                           {{DNNL_ARG_DIFF_DST,
-                             at(plan.y.plain, static_cast<const char*>(dy) + size_t(b) * dy_bytes)},
-                            {DNNL_ARG_WEIGHTS, packed},
-                            {DNNL_ARG_DIFF_SRC, at(plan.x.plain, add ? sums : dx_b)}});
+    const int64_t in = s.B * s.H * s.W * s.Cin, out = s.pixels() * s.Cout;  // numbers at a time
+    float* sums = add ? scratch(Use::sums, size_t(in) * sizeof(float)) : nullptr;
+    for (int64_t i = 0; i < all.B / s.B; ++i) {
+      char* const dx_i = static_cast<char*>(dx) + size_t(i * in) * size_of(numbers.sums);
+      const char* const dy_i =
+          static_cast<const char*>(dy) + size_t(i * out) * size_of(numbers.factors);
+      plan.compute.execute(
+          stream, {{DNNL_ARG_DIFF_DST, at(plan.y.plain, dy_i)},
+                   {DNNL_ARG_WEIGHTS, packed},
+                   {DNNL_ARG_DIFF_SRC, at(plan.x.plain, add ? static_cast<void*>(sums) : dx_i)}});
       if (!add) continue;
       stream.wait();
-#pragma omp parallel for simd
-      for (int64_t i = 0; i < s.B * in; ++i) dx_b[i] += sums[i];
+      if (numbers.sums == DType::bf16) {
+        dyt::add(reinterpret_cast<bf16*>(dx_i), sums, in);
+      } else {
+        dyt::add(reinterpret_cast<float*>(dx_i), sums, in);
+      }
     }
   });
 }
@@ -175,11 +187,11 @@ const T* gathered(const T* x, const ConvShape& s) {
 }
 
 // By Winograd's algorithm, which can add.
-void backward_data_winograd(float* dx, bool add, const void* dy, const float* weight,
-                            const ConvShape& s) {
+void backward_data_winograd(void* dx, bool add, const void* dy, const float* weight,
+                            const ConvShape& s, const Numbers& numbers) {
   with_stream(s, [&](dnnl::stream& stream) {
     const Plan& plan =
-        plan_of(add ? Work::backward_data_adding : Work::backward_data, s, false, false);
+        plan_of(add ? Work::backward_data_adding : Work::backward_data, s, false, numbers);
     memory out = place_for(plan.x, dx, Use::moved_x);
     plan.compute.execute(stream, {{DNNL_ARG_DIFF_DST, bring(stream, plan.y, dy, Use::moved_y)},
                                   {DNNL_ARG_WEIGHTS, pack(stream, plan, weight)},
@@ -189,15 +201,16 @@ void backward_data_winograd(float* dx, bool add, const void* dy, const float* we
 }
 
 void backward_weights(float* dweight, float* dbias, const void* dy, const void* x,
-                      const ConvShape& all) {
+                      const ConvShape& all, const Numbers& numbers) {
   ConvShape s = all;
   if (gathers_pixels(all)) {
-    x = rounds(all) ? static_cast<const void*>(gathered(static_cast<const bf16*>(x), all))
-                    : gathered(static_cast<const float*>(x), all);
+    x = numbers.factors == DType::bf16
+            ? static_cast<const void*>(gathered(static_cast<const bf16*>(x), all))
+            : gathered(static_cast<const float*>(x), all);
     s.H = all.Ho(), s.W = all.Wo(), s.stride = 1;
   }
   with_stream(s, [&](dnnl::stream& stream) {
-    const Plan& plan = plan_of(Work::backward_weights, s, dbias != nullptr, rounds(s));
+    const Plan& plan = plan_of(Work::backward_weights, s, dbias != nullptr, numbers);
     memory packed = at(plan.packed, scratch(Use::packed_weight, plan.packed.get_size()));
     float* bias_sums = scratch(Use::sums, size_t(s.Cout) * sizeof(float));
     std::unordered_map<int, memory> arguments{
@@ -217,23 +230,27 @@ void backward_weights(float* dweight, float* dbias, const void* dy, const void* 
 
 bool has_convolution_library() { return true; }
 
-void library_convolution(float* y, const float* x, const float* weight, const float* bias,
-                         const ConvShape& s) {
-  forward(y, false, factor(Use::rounded_x, x, s.B * s.H * s.W * s.Cin, s), weight, bias, s);
+void library_convolution(void* y, const void* x, DType activations, const float* weight,
+                         const float* bias, const ConvShape& s) {
+  const Numbers numbers = numbers_of(s, activations);
+  const int64_t in = s.B * s.H * s.W * s.Cin;
+  forward(y, false, factor(Use::rounded_x, x, in, activations, numbers), weight, bias, s, numbers);
 }
 
-void library_convolution_backward(float* dx, bool add, float* dweight, float* dbias,
-                                  const float* dy, const float* x, const float* weight,
+void library_convolution_backward(void* dx, bool add, float* dweight, float* dbias, const void* dy,
+                                  const void* x, DType activations, const float* weight,
                                   const ConvShape& s) {
-  const void* const dy_factor = factor(Use::rounded_y, dy, s.B * s.Ho() * s.Wo() * s.Cout, s);
-  backward_weights(dweight, dbias, dy_factor, factor(Use::rounded_x, x, s.B * s.H * s.W * s.Cin, s),
-                   s);
+  const Numbers numbers = numbers_of(s, activations);
+  const int64_t in = s.B * s.H * s.W * s.Cin, out = s.pixels() * s.Cout;
+  const void* const dy_factor = factor(Use::rounded_y, dy, out, activations, numbers);
+  backward_weights(dweight, dbias, dy_factor, factor(Use::rounded_x, x, in, activations, numbers),
+                   s, numbers);
   if (!dx) return;
-  if (uses_winograd(s)) return backward_data_winograd(dx, add, dy_factor, weight, s);
+  if (numbers.winograd) return backward_data_winograd(dx, add, dy_factor, weight, s, numbers);
   if (s.stride == 1 && s.padding < s.K) {
-    backward_data_turned(dx, add, dy_factor, weight, s);
+    backward_data_turned(dx, add, dy_factor, weight, s, numbers);
   } else {
-    backward_data(dx, add, dy_factor, weight, s);
+    backward_data(dx, add, dy_factor, weight, s, numbers);
   }
 }
 
@@ -245,10 +262,10 @@ namespace dyt {
 
 bool has_convolution_library() { return false; }
 
-void library_convolution(float*, const float*, const float*, const float*, const ConvShape&) {
+void library_convolution(void*, const void*, DType, const float*, const float*, const ConvShape&) {
   fail("built without oneDNN");
 }
-void library_convolution_backward(float*, bool, float*, float*, const float*, const float*,
+void library_convolution_backward(void*, bool, float*, float*, const void*, const void*, DType,
                                   const float*, const ConvShape&) {
   fail("built without oneDNN");
 }

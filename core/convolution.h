@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace dyt {
 
 struct ConvShape {
@@ -19,13 +21,16 @@ struct ConvShape {
 // Whether the functions below can be called: oneDNN is built in.
 bool has_convolution_library();
 
+// In what follows, x, y and their gradients are all of the number type `activations`, f32 or, where
+// has_bf16_instructions(), bf16. With cpu_products() bf16, f32 is rounded to be multiplied.
+
 // y = x * weight + bias; bias may be null.
-void library_convolution(float* y, const float* x, const float* weight, const float* bias,
-                         const ConvShape& s);
+void library_convolution(void* y, const void* x, DType activations, const float* weight,
+                         const float* bias, const ConvShape& s);
 
 // dx is overwritten, or added to; it may be null. dweight and dbias (or null) are added to.
-void library_convolution_backward(float* dx, bool add, float* dweight, float* dbias,
-                                  const float* dy, const float* x, const float* weight,
+void library_convolution_backward(void* dx, bool add, float* dweight, float* dbias, const void* dy,
+                                  const void* x, DType activations, const float* weight,
                                   const ConvShape& s);
 
 }  // namespace dyt

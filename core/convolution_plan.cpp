@@ -26,26 +26,27 @@ using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
 
-// How the tensors of a convolution lie in memory. `packed` leaves the weights to oneDNN. With
-// `narrow`, the two tensors that are multiplied are bf16, and the third, their sums, f32.
+// How the tensors of a convolution lie in memory. `packed` leaves the weights to oneDNN.
 struct Layouts {
-  explicit Layouts(Work work, const ConvShape& s, bool with_bias, bool narrow,
+  explicit Layouts(Work work, const ConvShape& s, bool with_bias, const Numbers& numbers,
                    memory::format_tag images = memory::format_tag::nhwc)
-      : x({s.B, s.Cin, s.H, s.W}, type(narrow && !is_of_data(work)), images),
-        y({s.B, s.Cout, s.Ho(), s.Wo()},
-          type(narrow && (is_of_data(work) || work == Work::backward_weights)), images),
-        weight({s.Cout, s.Cin, s.K, s.K}, type(false), memory::format_tag::oihw),
-        packed({s.Cout, s.Cin, s.K, s.K}, type(narrow && work != Work::backward_weights),
+      : x({s.B, s.Cin, s.H, s.W}, type(sums_x(work) ? numbers.sums : numbers.factors), images),
+        y({s.B, s.Cout, s.Ho(), s.Wo()}, type(sums_y(work) ? numbers.sums : numbers.factors),
+          images),
+        weight({s.Cout, s.Cin, s.K, s.K}, memory::data_type::f32, memory::format_tag::oihw),
+        packed({s.Cout, s.Cin, s.K, s.K},
+               type(work == Work::backward_weights ? DType::f32 : numbers.factors),
                memory::format_tag::any),
         strides{s.stride, s.stride},
         padding{s.padding, s.padding} {
     if (with_bias) bias = {{s.Cout}, memory::data_type::f32, memory::format_tag::x};
   }
-  static bool is_of_data(Work work) {
+  static bool sums_x(Work work) {
     return work == Work::backward_data || work == Work::backward_data_adding;
   }
-  static memory::data_type type(bool narrow) {
-    return narrow ? memory::data_type::bf16 : memory::data_type::f32;
+  static bool sums_y(Work work) { return work == Work::forward || work == Work::forward_adding; }
+  static memory::data_type type(DType dtype) {
+    return dtype == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
   }
   memory::desc x, y, weight, packed, bias;
   memory::dims strides, padding;
@@ -73,11 +74,13 @@ typename Backward::primitive_desc describe_backward(const Forward::primitive_des
 }
 #endif
 
-Plan make_plan(Work work, const ConvShape& s, bool with_bias, bool narrow, bool winograd) {
+Plan make_plan(Work work, const ConvShape& s, bool with_bias, const Numbers& numbers) {
+  const bool winograd = numbers.winograd;
   const auto images = winograd ? memory::format_tag::nChw16c : memory::format_tag::nhwc;
   const auto algorithm =
       winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct;
-  const Layouts plain(work, s, with_bias, narrow), l(work, s, with_bias, narrow, images);
+  const Numbers computed = winograd ? Numbers{} : numbers;
+  const Layouts plain(work, s, with_bias, numbers), l(work, s, with_bias, computed, images);
   const bool adds = work == Work::forward_adding || work == Work::backward_data_adding;
   const bool forward = work == Work::forward || work == Work::forward_adding;
   const auto read = [&](const memory::desc& from, const memory::desc& wanted) {
@@ -91,7 +94,7 @@ Plan make_plan(Work work, const ConvShape& s, bool with_bias, bool narrow, bool 
     return side;
   };
   // Of a convolution backward, its forward one is only a hint.
-  const Layouts f = forward ? l : Layouts(Work::forward, s, with_bias, narrow, images);
+  const Layouts f = forward ? l : Layouts(Work::forward, s, with_bias, computed, images);
   const auto forward_desc =
       describe_forward(forward && adds && !winograd ? adding() : dnnl::primitive_attr(),
                        dnnl::prop_kind::forward_training, algorithm, f.x, f.packed, f.bias, f.y,
@@ -130,27 +133,30 @@ Plan make_plan(Work work, const ConvShape& s, bool with_bias, bool narrow, bool 
           read(plain.y, l.y)};
 }
 
-Plan make_plan(Work work, const ConvShape& s, bool with_bias, bool narrow) {
-  if (!narrow && suits_winograd(s)) {
+Plan plan_that_is_there(Work work, const ConvShape& s, bool with_bias, Numbers numbers) {
+  if (numbers.winograd && suits_winograd(s)) {
     try {
-      return make_plan(work, s, with_bias, narrow, true);
+      return make_plan(work, s, with_bias, numbers);
     } catch (const dnnl::error&) {  // not on this processor
     }
   }
-  return make_plan(work, s, with_bias, narrow, false);
+  numbers.winograd = false;
+  return make_plan(work, s, with_bias, numbers);
 }
 
 }  // namespace
 
 // A primitive is made for a number of threads.
-const Plan& plan_of(Work work, const ConvShape& s, bool with_bias, bool narrow) {
-  using Key = std::tuple<Work, bool, bool, int, int64_t, int64_t, int64_t, int64_t, int64_t,
+const Plan& plan_of(Work work, const ConvShape& s, bool with_bias, const Numbers& numbers) {
+  using Key = std::tuple<Work, bool, Numbers, int, int64_t, int64_t, int64_t, int64_t, int64_t,
                          int64_t, int64_t, int64_t>;
   static std::map<Key, Plan> plans;
-  const Key key{work, with_bias, narrow,   omp_get_max_threads(), s.B, s.H, s.W, s.Cin, s.Cout,
+  const Key key{work, with_bias, numbers,  omp_get_max_threads(), s.B, s.H, s.W, s.Cin, s.Cout,
                 s.K,  s.stride,  s.padding};
   auto found = plans.find(key);
-  if (found == plans.end()) found = plans.emplace(key, make_plan(work, s, with_bias, narrow)).first;
+  if (found == plans.end()) {
+    found = plans.emplace(key, plan_that_is_there(work, s, with_bias, numbers)).first;
+  }
   return found->second;
 }
 

@@ -28,8 +28,17 @@ struct Plan {
   Side x, y;
 };
 
-// For f32, or with `narrow` for factors in bf16. Making a plan compiles code, which takes
-// milliseconds: it is kept for the next time.
-const Plan& plan_of(Work work, const ConvShape& s, bool with_bias, bool narrow);
+// Of the three tensors of a convolution two are factors, multiplied with one another, and the third
+// their sums: their number types, f32 or bf16, as they lie in our memory. Weights and their
+// gradient are f32 there, whatever they are multiplied as. With `winograd`, by Winograd's
+// algorithm, in f32, if it suits the shape and the processor has it: then x moves.
+struct Numbers {
+  DType factors = DType::f32, sums = DType::f32;
+  bool winograd = false;
+  auto operator<=>(const Numbers&) const = default;
+};
+
+// Making a plan compiles code, which takes milliseconds: it is kept for the next time.
+const Plan& plan_of(Work work, const ConvShape& s, bool with_bias, const Numbers& numbers);
 
 }  // namespace dyt::onednn

@@ -33,6 +33,13 @@ void on_either(const Tape& tape, DType dtype, F&& body) {
   }
 }
 
+// The same for ops that the cpu has in bf16, too (layers/bf16_cpu.h).
+template <class F>
+void on_either_with_bf16(const Tape& tape, DType dtype, F&& body) {
+  if (tape.on_cpu() && dtype == DType::bf16) return body(bf16{});
+  on_either(tape, dtype, body);
+}
+
 // The same for a bool: body gets a std::bool_constant.
 template <class F>
 void with_bool(bool value, F&& body) {

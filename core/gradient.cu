@@ -1,6 +1,7 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
+#include "core/rounding.h"
 
 namespace dyt {
 namespace {
@@ -10,6 +11,7 @@ void add_cpu(T* dx, const T* dy, int64_t n) {
 #pragma omp parallel for simd
   for (int64_t i = 0; i < n; ++i) dx[i] += dy[i];
 }
+void add_cpu(bf16* dx, const bf16* dy, int64_t n) { add(dx, dy, n); }
 
 // One thread per pack; moves three numbers per element.
 template <int V, class T>
@@ -35,13 +37,11 @@ void add_gpu(T* dx, const T* dy, int64_t n) {
 
 void add_gradient(Tape& tape, const Tensor& y, const Tensor& x) {
   if (!x.grad || tape.pass_gradient(y, x)) return;
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     const auto dx = tape.gradient<T>(x);
     const T* dy = tape.gradient_of_output<T>(y);
-    if constexpr (cpu_computes<T>) {
-      if (tape.on_cpu()) return add_cpu(dx.data, dy, x.size());
-    }
+    if (tape.on_cpu()) return add_cpu(dx.data, dy, x.size());
     if constexpr (gpu_computes<T>) add_gpu(dx.data, dy, x.size());
   });
 }

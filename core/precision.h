@@ -13,8 +13,10 @@ struct Precision {
   DType activations;  // of its tape and parameters
 };
 
-// "f32", "bf16", or "" for the device's default; Error otherwise. On the cpu bf16 is what matrix
-// products multiply in, for the whole process from here on, and all else stays f32.
+// "f32", "bf16", or "" for the device's default; Error otherwise. On the cpu bf16 is what
+// products and convolutions multiply in, for the whole process from here on; its tape and
+// parameters stay f32, and of activations those that layers/linear_bf16.h and layers/bf16_cpu.h
+// name are bf16.
 inline Precision choose_precision(const std::string& name, Device device) {
   require(name.empty() || name == "f32" || name == "bf16", "unknown precision '", name,
           "'; choose f32 or bf16");

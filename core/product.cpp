@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/bf16_cpu.h"
 #include "core/error.h"
+#include "core/rounding.h"
 
 #if defined(DYT_ONEDNN)
 
@@ -203,14 +203,6 @@ void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, 
   round_to_bf16(narrow_a, a, m * k);
   round_to_bf16(narrow_b, b, k * n);
   matmul(Device::cpu, op_a, op_b, m, n, k, narrow_a, narrow_b, beta, c);
-}
-
-void round_to_bf16(bf16* to, const float* from, int64_t n) {
-  constexpr int64_t part = 4096;
-#pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < n; first += part) {
-    cpu::put_row(to + first, std::min(part, n - first), [&](int64_t i) { return from[first + i]; });
-  }
 }
 
 }  // namespace dyt

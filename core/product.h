@@ -8,9 +8,8 @@
 namespace dyt {
 
 // What products of f32 matrices multiply in on the CPU: f32, or bf16 with sums in f32, in about
-// half the time. All else, activations, weights, gradients, stays f32. It is a setting of the whole
-// process, as PyTorch's set_float32_matmul_precision is, and f32 at the start. Error if the type is
-// another.
+// half the time. Weights and gradients stay f32. It is a setting of the whole process, as PyTorch's
+// set_float32_matmul_precision is, and f32 at the start. Error if the type is another.
 void set_cpu_products(DType type);
 DType cpu_products();
 
@@ -55,8 +54,5 @@ bool has_bf16_instructions();
 // A product of f32 matrices, rounded to bf16 first.
 void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a,
                              const float* b, float beta, float* c);
-
-// to[0..n) = from, rounded.
-void round_to_bf16(bf16* to, const float* from, int64_t n);
 
 }  // namespace dyt

@@ -42,36 +42,7 @@ HOST_DEVICE A silu_slope(A x) {
 // (2) The CPU loops
 // --------------------------------------------------------------------------------
 
-// residual may be null.
-template <class T>
-void relu_forward_cpu(T* y, const T* x, const T* residual, int64_t n) {
-  if (residual) {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) y[i] = relu_value(x[i] + residual[i]);
-  } else {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) y[i] = relu_value(x[i]);
-  }
-}
-
-// dy = 0 where y = 0. What is left of dy is also written to `copy`, or added to it, unless it is
-// null.
-template <class T>
-void relu_backward_cpu(T* dy, T* copy, bool add, const T* y, int64_t n) {
-  if (!copy) {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) dy[i] = y[i] > 0 ? dy[i] : T(0);
-  } else if (add) {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) {
-      dy[i] = y[i] > 0 ? dy[i] : T(0);
-      copy[i] += dy[i];
-    }
-  } else {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) copy[i] = dy[i] = y[i] > 0 ? dy[i] : T(0);
-  }
-}
+// (of ReLU, they are in relu.h)
 
 template <class T>
 void silu_forward_cpu(T* y, const T* x, int64_t n) {
@@ -166,9 +137,7 @@ void launch_over_packs(int64_t n, Body&& body) {
 
 template <class T>
 void relu_forward(const Tape& tape, T* y, const T* x, const T* residual, int64_t n) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return relu_forward_cpu(y, x, residual, n);
-  }
+  if (tape.on_cpu()) return relu_forward_cpu(y, x, residual, n);
   if constexpr (gpu_computes<T>) {
     launch_over_packs<T>(n, [&](auto v) {
       constexpr int V = decltype(v)::value;
@@ -179,9 +148,7 @@ void relu_forward(const Tape& tape, T* y, const T* x, const T* residual, int64_t
 
 template <class T>
 void relu_backward(const Tape& tape, T* dy, T* copy, bool add, const T* y, int64_t n) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return relu_backward_cpu(dy, copy, add, y, n);
-  }
+  if (tape.on_cpu()) return relu_backward_cpu(dy, copy, add, y, n);
   if constexpr (gpu_computes<T>) {
     launch_over_packs<T>(n, [&](auto v) {
       constexpr int V = decltype(v)::value;
@@ -222,14 +189,14 @@ Tensor relu(Tape& tape, const Tensor& x, const Tensor* residual) {
   require(!residual || residual->shape == x.shape, "relu: x ", x.shape.text(), " and residual ",
           residual ? residual->shape.text() : "", " differ in shape");
   const Tensor y = tape.empty(x.shape, x.dtype);
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     relu_forward(tape, y.as<T>(), x.as<T>(), residual ? residual->as<T>() : nullptr, x.size());
   });
   const bool with_residual = residual != nullptr;
   const Tensor added = residual ? *residual : Tensor{};
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       const auto copy = with_residual ? tape.gradient<T>(added) : GradientTarget<T>{};
       // Nobody reads dy after this closure: it becomes dx in its place.

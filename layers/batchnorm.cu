@@ -120,7 +120,7 @@ Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor mean = tape.constant({C}, accumulator_of(x.dtype));
   const Tensor rstd = tape.constant({C}, accumulator_of(x.dtype));
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
     const Running<A> running{p.running_mean->as<A>(), p.running_variance->as<A>(),
@@ -140,7 +140,7 @@ Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
     });
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
       with_bool(options.relu, [&](auto relu) {

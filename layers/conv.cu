@@ -25,6 +25,7 @@
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "core/matmul.h"
+#include "layers/bf16_cpu.h"
 #include "layers/conv_cpu.h"
 #include "layers/convolutions.h"
 
@@ -210,9 +211,9 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
 template <class T>
 void conv_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight, const Parameter* bias,
                   const ConvShape& s) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (!std::is_same_v<T, double>) {
     if (tape.on_cpu() && has_convolution_library()) {
-      return library_convolution(y, x.as<T>(), weight.as<T>(), values_of<T>(bias), s);
+      return library_convolution(y, x.as<T>(), x.dtype, weight.as<float>(), values_of<T>(bias), s);
     }
   }
   if (is_product<T>(x, bias, s)) {
@@ -236,10 +237,11 @@ template <class T>
 void conv_backward(Tape& tape, const T* dy, const Tensor& x, const Parameter& weight,
                    const Parameter* bias, const ConvShape& s) {
   const auto dx = tape.gradient<T>(x);
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (!std::is_same_v<T, double>) {
     if (tape.on_cpu() && has_convolution_library()) {
       return library_convolution_backward(dx.data, dx.add, gradient_of<T>(&weight),
-                                          gradient_of<T>(bias), dy, x.as<T>(), weight.as<T>(), s);
+                                          gradient_of<T>(bias), dy, x.as<T>(), x.dtype,
+                                          weight.as<float>(), s);
     }
   }
   if (is_product<T>(x, bias, s)) {
@@ -297,16 +299,17 @@ ConvShape shape_of(const Tensor& x, const Parameter& weight, const Parameter* bi
 Tensor conv(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter* bias, int stride,
             int padding) {
   const ConvShape s = shape_of(x, weight, bias, stride, padding);
-  require(x.dtype == tape.dtype() || (x.dtype == DType::f32 && !x.grad), "conv: x holds ",
+  const bool narrow = is_bf16_on_cpu(tape, x) && has_convolution_library();
+  require(x.dtype == tape.dtype() || (x.dtype == DType::f32 && !x.grad) || narrow, "conv: x holds ",
           name_of(x.dtype), " where the activations are ", name_of(tape.dtype()));
-  const Tensor y = tape.empty({s.B, s.Ho(), s.Wo(), s.Cout});
+  const Tensor y = tape.empty({s.B, s.Ho(), s.Wo(), s.Cout}, narrow ? DType::bf16 : tape.dtype());
   const Parameter* w = &weight;
-  on_either(tape, y.dtype, [&](auto t) {
+  on_either_with_bf16(tape, y.dtype, [&](auto t) {
     using T = decltype(t);
     conv_forward(tape, y.as<T>(), x, *w, bias, s);
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, y.dtype, [&](auto t) {
+    on_either_with_bf16(tape, y.dtype, [&](auto t) {
       using T = decltype(t);
       conv_backward(tape, tape.gradient_of_output<T>(y), x, *w, bias, s);
     });

@@ -2,6 +2,7 @@
 // loops. Only .cu files include this.
 #pragma once
 #include "core/dispatch.h"
+#include "layers/column_walk.h"
 #include "layers/grouped_norm_cpu.h"
 
 namespace dyt {
@@ -304,18 +305,14 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
 template <class T, class A = Acc<T>>
 void grouped_statistics(Tape& tape, A* mean, A* variance, A* rstd, const T* x, float epsilon,
                         const GroupedShape& s) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return grouped_statistics_cpu(mean, variance, rstd, x, T(epsilon), s);
-  }
+  if (tape.on_cpu()) return grouped_statistics_cpu(mean, variance, rstd, x, A(epsilon), s);
   if constexpr (gpu_computes<T>) grouped_statistics_gpu(tape, mean, variance, rstd, x, epsilon, s);
 }
 
 template <bool relu, class T, class A = Acc<T>>
 void grouped_normalize(Tape& tape, T* y, const T* x, const Normalization<A>& n,
                        const GroupedShape& s) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return grouped_normalize_cpu<relu>(y, x, n, s);
-  }
+  if (tape.on_cpu()) return grouped_normalize_cpu<relu>(y, x, n, s);
   if constexpr (gpu_computes<T>) grouped_normalize_gpu<relu>(y, x, n, s);
 }
 
@@ -323,11 +320,9 @@ template <bool relu, class T, class A = Acc<T>>
 void grouped_backward(Tape& tape, GradientTarget<T> dx, A* dgamma, A* dbeta, const T* dy,
                       const T* x, const Normalization<A>& n, bool constant_statistics,
                       const GroupedShape& s) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) {
-      return grouped_backward_cpu<relu>(dx.data, dx.add, dgamma, dbeta, dy, x, n,
-                                        constant_statistics, s);
-    }
+  if (tape.on_cpu()) {
+    return grouped_backward_cpu<relu>(dx.data, dx.add, dgamma, dbeta, dy, x, n, constant_statistics,
+                                      s);
   }
   if constexpr (gpu_computes<T>) {
     grouped_backward_gpu<relu>(tape, dx.data, dx.add, dgamma, dbeta, dy, x, n, constant_statistics,

@@ -31,8 +31,9 @@
 #pragma once
 #include <cmath>
 
-#include "layers/column_walk.h"
+#include "core/bf16_cpu.h"
 #include "layers/relu.h"
+#include "layers/wide_row.h"
 
 namespace dyt {
 
@@ -76,54 +77,56 @@ void for_each_slab(const GroupedShape& s, Body&& body) {
 
 // mean (C) and squares (C) of x (rows, C): pieces that fit into the first-level cache are read
 // twice, first for their mean and then for the squares around it, and merged.
-template <class T>
-void column_moments_cpu(T* mean, T* squares, const T* x, int64_t rows, int64_t C) {
+template <class T, class A = Acc<T>>
+void column_moments_cpu(A* mean, A* squares, const T* x, int64_t rows, int64_t C) {
   const int64_t k = rows_in_wide_row(C), piece = std::max<int64_t>(1, 6144 / (k * C)) * k;
-  std::vector<T> wide_sum(size_t(k * C)), wide_mean;
-  std::fill_n(mean, C, T(0));
-  std::fill_n(squares, C, T(0));
+  std::vector<A> wide_sum(size_t(k * C)), wide_mean;
+  std::fill_n(mean, C, A(0));
+  std::fill_n(squares, C, A(0));
   for (int64_t begin = 0; begin < rows; begin += piece) {
     const int64_t n = std::min(piece, rows - begin);
     const T* from = x + begin * C;
-    T* sum = wide_sum.data();
-    std::fill(wide_sum.begin(), wide_sum.end(), T(0));
+    A* sum = wide_sum.data();
+    std::fill(wide_sum.begin(), wide_sum.end(), A(0));
     for_each_wide_row(n, C, [&](int64_t first, int64_t count) {
 #pragma omp simd
-      for (int64_t i = 0; i < count; ++i) sum[i] += from[first + i];
+      for (int64_t i = 0; i < count; ++i) sum[i] += A(from[first + i]);
     });
     repeat_over_wide_row(wide_mean, C,
-                         [&](int64_t c) { return sum_of_channel(wide_sum, c, C) / T(n); });
-    const T* m = wide_mean.data();
-    std::fill(wide_sum.begin(), wide_sum.end(), T(0));
+                         [&](int64_t c) { return sum_of_channel(wide_sum, c, C) / A(n); });
+    const A* m = wide_mean.data();
+    std::fill(wide_sum.begin(), wide_sum.end(), A(0));
     for_each_wide_row(n, C, [&](int64_t first, int64_t count) {
 #pragma omp simd
-      for (int64_t i = 0; i < count; ++i)
-        sum[i] += (from[first + i] - m[i]) * (from[first + i] - m[i]);
+      for (int64_t i = 0; i < count; ++i) {
+        const A d = A(from[first + i]) - m[i];
+        sum[i] += d * d;
+      }
     });
-    const T share = T(n) / T(begin + n);
+    const A share = A(n) / A(begin + n);
     for (int64_t c = 0; c < C; ++c) {  // Moments::merge for all channels
-      const T d = m[c] - mean[c];
+      const A d = m[c] - mean[c];
       mean[c] += d * share;
-      squares[c] += sum_of_channel(wide_sum, c, C) + d * d * T(begin) * share;
+      squares[c] += sum_of_channel(wide_sum, c, C) + d * d * A(begin) * share;
     }
   }
 }
 
 // mean, variance, rstd (B, G) of x (B, R, C).
-template <class T>
-void grouped_statistics_cpu(T* mean, T* variance, T* rstd, const T* x, T epsilon,
+template <class T, class A = Acc<T>>
+void grouped_statistics_cpu(A* mean, A* variance, A* rstd, const T* x, A epsilon,
                             const GroupedShape& s) {
   const int64_t P = cpu_parts(s), C = s.C;
-  std::vector<T> means(size_t(s.B * P * C)), squares(size_t(s.B * P * C));
+  std::vector<A> means(size_t(s.B * P * C)), squares(size_t(s.B * P * C));
   for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
     column_moments_cpu(means.data() + slab * C, squares.data() + slab * C,
                        x + (b * s.R + begin) * C, end - begin, C);
   });
 #pragma omp parallel for
   for (int64_t group = 0; group < s.B * s.G; ++group) {
-    Moments<T> all;
+    Moments<A> all;
     for (int64_t part = 0; part < P; ++part) {
-      const T rows = T(s.R * (part + 1) / P - s.R * part / P);
+      const A rows = A(s.R * (part + 1) / P - s.R * part / P);
       const int64_t at = (group / s.G * P + part) * C + group % s.G * s.width();
       for (int64_t i = at; i < at + s.width(); ++i) {
         all.merge({rows, means[size_t(i)], squares[size_t(i)]});
@@ -136,77 +139,76 @@ void grouped_statistics_cpu(T* mean, T* variance, T* rstd, const T* x, T epsilon
 }
 
 // Statistics and parameters: each null where there is none, but mean and rstd (B, G).
-template <class T>
+template <class A>
 struct Normalization {
-  const T *mean, *rstd, *gamma, *beta;
+  const A *mean, *rstd, *gamma, *beta;
 };
 
 // gamma * xhat + beta for the numbers of a wide row. Loops take a copy of it, so that its pointers
 // stay in registers.
-template <class T>
+template <class A>
 struct WideRow {
-  const T *mean, *scale, *offset;
-  T operator()(T x, int64_t i) const { return (x - mean[i]) * scale[i] + offset[i]; }
+  const A *mean, *scale, *offset;
+  A operator()(A x, int64_t i) const { return (x - mean[i]) * scale[i] + offset[i]; }
 };
 
 // What a wide row of sample b is made of.
-template <class T>
+template <class A>
 struct WideNormalization {
-  WideNormalization(const Normalization<T>& n, int64_t b, const GroupedShape& s) {
+  WideNormalization(const Normalization<A>& n, int64_t b, const GroupedShape& s) {
     repeat_over_wide_row(mean, s.C, [&](int64_t c) { return n.mean[s.group(b, c)]; });
     repeat_over_wide_row(scale, s.C, [&](int64_t c) {
-      return n.rstd[s.group(b, c)] * (n.gamma ? n.gamma[c] : T(1));
+      return n.rstd[s.group(b, c)] * (n.gamma ? n.gamma[c] : A(1));
     });
-    repeat_over_wide_row(offset, s.C, [&](int64_t c) { return n.beta ? n.beta[c] : T(0); });
+    repeat_over_wide_row(offset, s.C, [&](int64_t c) { return n.beta ? n.beta[c] : A(0); });
   }
-  WideRow<T> row() const { return {mean.data(), scale.data(), offset.data()}; }
+  WideRow<A> row() const { return {mean.data(), scale.data(), offset.data()}; }
 
  private:
-  std::vector<T> mean, scale, offset;
+  std::vector<A> mean, scale, offset;
 };
 
-template <bool relu, class T>
-void grouped_normalize_cpu(T* y, const T* x, const Normalization<T>& n, const GroupedShape& s) {
+template <bool relu, class T, class A = Acc<T>>
+void grouped_normalize_cpu(T* y, const T* x, const Normalization<A>& n, const GroupedShape& s) {
   for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
-    const WideNormalization<T> wide(n, b, s);
+    const WideNormalization<A> wide(n, b, s);
     const T* from = x + (b * s.R + begin) * s.C;
     T* to = y + (b * s.R + begin) * s.C;
     for_each_wide_row(end - begin, s.C, [&](int64_t first, int64_t count) {
-      const WideRow<T> normalized = wide.row();
+      const WideRow<A> normalized = wide.row();
       const T* x_i = from + first;
-      T* y_i = to + first;
-#pragma omp simd
-      for (int64_t i = 0; i < count; ++i) {
-        const T out = normalized(x_i[i], i);
-        y_i[i] = relu ? relu_value(out) : out;
-      }
+      cpu::put_row(to + first, count, [=](int64_t i) {
+        const A out = normalized(A(x_i[i]), i);
+        return relu ? relu_value(out) : out;
+      });
     });
   });
 }
 
 // sums (B, 2, C): over the rows of each sample, of dy and of dy xhat.
-template <bool relu, class T>
-std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const Normalization<T>& n,
+template <bool relu, class T, class A = Acc<T>>
+std::vector<A> grouped_sums_cpu(const T* dy, const T* x, const Normalization<A>& n,
                                 const GroupedShape& s) {
   const int64_t P = cpu_parts(s), C = s.C;
-  std::vector<T> partials(size_t(s.B * P * 2 * C)), sums(size_t(s.B * 2 * C), T(0));
+  std::vector<A> partials(size_t(s.B * P * 2 * C)), sums(size_t(s.B * 2 * C), A(0));
   for_each_slab(s, [&](int64_t b, int64_t slab, int64_t begin, int64_t end) {
-    const WideNormalization<T> wide(n, b, s);
-    std::vector<T> wide_dy(size_t(rows_in_wide_row(C) * C), T(0)), wide_product = wide_dy;
+    const WideNormalization<A> wide(n, b, s);
+    std::vector<A> wide_dy(size_t(rows_in_wide_row(C) * C), A(0)), wide_product = wide_dy;
     const T *x_b = x + (b * s.R + begin) * C, *dy_b = dy + (b * s.R + begin) * C;
-    T *sum = wide_dy.data(), *product = wide_product.data();
+    A *sum = wide_dy.data(), *product = wide_product.data();
     for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
-      const WideRow<T> normalized = wide.row();
+      const WideRow<A> normalized = wide.row();
       const T *x_i = x_b + first, *dy_i = dy_b + first;
-      T *const sum_i = sum, *const product_i = product;
+      A *const sum_i = sum, *const product_i = product;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        const T up = !relu || normalized(x_i[i], i) > 0 ? dy_i[i] : T(0);
+        const A x_rc = A(x_i[i]), dy_rc = A(dy_i[i]);
+        const A up = !relu || normalized(x_rc, i) > 0 ? dy_rc : A(0);
         sum_i[i] += up;
-        product_i[i] += up * (x_i[i] - normalized.mean[i]);
+        product_i[i] += up * (x_rc - normalized.mean[i]);
       }
     });
-    T* partial = partials.data() + slab * 2 * C;
+    A* partial = partials.data() + slab * 2 * C;
     for (int64_t c = 0; c < C; ++c) {
       partial[c] = sum_of_channel(wide_dy, c, C);
       partial[C + c] = sum_of_channel(wide_product, c, C) * n.rstd[s.group(b, c)];
@@ -221,18 +223,18 @@ std::vector<T> grouped_sums_cpu(const T* dy, const T* x, const Normalization<T>&
 }
 
 // dgamma and dbeta are added to; dx too if `add`. Any of them may be null.
-template <bool relu, class T>
-void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                          const Normalization<T>& n, bool constant_statistics,
+template <bool relu, class T, class A = Acc<T>>
+void grouped_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, const T* x,
+                          const Normalization<A>& n, bool constant_statistics,
                           const GroupedShape& s) {
   const int64_t C = s.C;
-  const std::vector<T> sums = grouped_sums_cpu<relu>(dy, x, n, s);
-  std::vector<T> mean_g(size_t(s.B * s.G), T(0)), mean_gx(size_t(s.B * s.G), T(0));
-  const T scale_of_mean = constant_statistics ? T(0) : T(1) / T(s.R * s.width());
+  const std::vector<A> sums = grouped_sums_cpu<relu>(dy, x, n, s);
+  std::vector<A> mean_g(size_t(s.B * s.G), A(0)), mean_gx(size_t(s.B * s.G), A(0));
+  const A scale_of_mean = constant_statistics ? A(0) : A(1) / A(s.R * s.width());
   for (int64_t b = 0; b < s.B; ++b) {
     for (int64_t c = 0; c < C; ++c) {
-      const T sum_dy = sums[size_t(b * 2 * C + c)], sum_dyx = sums[size_t((b * 2 + 1) * C + c)];
-      const T weight = (n.gamma ? n.gamma[c] : T(1)) * scale_of_mean;
+      const A sum_dy = sums[size_t(b * 2 * C + c)], sum_dyx = sums[size_t((b * 2 + 1) * C + c)];
+      const A weight = (n.gamma ? n.gamma[c] : A(1)) * scale_of_mean;
       if (dbeta) dbeta[c] += sum_dy;
       if (dgamma) dgamma[c] += sum_dyx;
       mean_g[size_t(s.group(b, c))] += weight * sum_dy;
@@ -243,8 +245,8 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
   const auto write = [&](auto adds) {
     for_each_slab(s, [&](int64_t b, int64_t, int64_t begin, int64_t end) {
       // dx = scale dy - constant - slope (x - mean)
-      const WideNormalization<T> wide(n, b, s);
-      std::vector<T> wide_constant, wide_slope;
+      const WideNormalization<A> wide(n, b, s);
+      std::vector<A> wide_constant, wide_slope;
       const auto r = [&](int64_t c) { return n.rstd[s.group(b, c)]; };
       repeat_over_wide_row(wide_constant, C,
                            [&](int64_t c) { return r(c) * mean_g[size_t(s.group(b, c))]; });
@@ -252,16 +254,16 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
                            [&](int64_t c) { return r(c) * r(c) * mean_gx[size_t(s.group(b, c))]; });
       const int64_t at = (b * s.R + begin) * C;
       for_each_wide_row(end - begin, C, [&](int64_t first, int64_t count) {
-        const WideRow<T> normalized = wide.row();
+        const WideRow<A> normalized = wide.row();
         const T *x_i = x + at + first, *dy_i = dy + at + first;
-        const T *constant = wide_constant.data(), *slope = wide_slope.data();
+        const A *constant = wide_constant.data(), *slope = wide_slope.data();
         T* to = dx + at + first;
-#pragma omp simd
-        for (int64_t i = 0; i < count; ++i) {
-          const T up = !relu || normalized(x_i[i], i) > 0 ? dy_i[i] : T(0);
-          to[i] = (adds() ? to[i] : T(0)) + normalized.scale[i] * up - constant[i] -
-                  slope[i] * (x_i[i] - normalized.mean[i]);
-        }
+        cpu::put_row(to, count, [=](int64_t i) {
+          const A x_rc = A(x_i[i]), dy_rc = A(dy_i[i]);
+          const A up = !relu || normalized(x_rc, i) > 0 ? dy_rc : A(0);
+          return (adds() ? A(to[i]) : A(0)) + normalized.scale[i] * up - constant[i] -
+                 slope[i] * (x_rc - normalized.mean[i]);
+        });
       });
     });
   };
@@ -270,5 +272,19 @@ void grouped_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, con
   else
     write(std::false_type{});
 }
+
+// For bf16 they are made in layers/bf16_cpu.cpp.
+extern template void grouped_statistics_cpu(float*, float*, float*, const bf16*, float,
+                                            const GroupedShape&);
+extern template void grouped_normalize_cpu<false>(bf16*, const bf16*, const Normalization<float>&,
+                                                  const GroupedShape&);
+extern template void grouped_normalize_cpu<true>(bf16*, const bf16*, const Normalization<float>&,
+                                                 const GroupedShape&);
+extern template void grouped_backward_cpu<false>(bf16*, bool, float*, float*, const bf16*,
+                                                 const bf16*, const Normalization<float>&, bool,
+                                                 const GroupedShape&);
+extern template void grouped_backward_cpu<true>(bf16*, bool, float*, float*, const bf16*,
+                                                const bf16*, const Normalization<float>&, bool,
+                                                const GroupedShape&);
 
 }  // namespace dyt

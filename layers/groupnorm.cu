@@ -31,7 +31,7 @@ Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor mean = tape.constant({B, groups}, accumulator_of(x.dtype));
   const Tensor rstd = tape.constant({B, groups}, accumulator_of(x.dtype));
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
     A* variance = tape.scratch<A>(B * groups);
@@ -41,7 +41,7 @@ Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma
         {mean.as<A>(), rstd.as<A>(), values_of<T>(gamma), values_of<T>(beta)}, shape);
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
       grouped_backward<false, T>(

@@ -21,6 +21,7 @@
 
 #include "core/dispatch.h"
 #include "core/kernel.h"
+#include "layers/bf16_cpu.h"
 #include "layers/convolutions.h"
 #include "layers/layers.h"
 
@@ -268,6 +269,9 @@ Tensor pool(Tape& tape, const Tensor& x, const PoolShape& s) {
 }  // namespace
 
 Tensor max_pool(Tape& tape, const Tensor& x, int kernel, int stride, int padding) {
+  if (is_bf16_on_cpu(tape, x)) {
+    return narrowed(tape, max_pool(tape, widened(tape, x), kernel, stride, padding));
+  }
   return pool<Pooling::max>(tape, x, shape_of("max_pool", x, kernel, stride, padding));
 }
 

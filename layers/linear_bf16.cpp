@@ -16,6 +16,7 @@
 #include "core/gradient.h"
 #include "core/product.h"
 #include "core/reduce.h"
+#include "core/rounding.h"
 #include "layers/gelu.h"
 
 namespace dyt {

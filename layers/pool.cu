@@ -9,6 +9,7 @@
 //     Backward: dx[b, t, c] = dy[b, c] / (last - first) within the range, 0 outside.
 #include "core/dispatch.h"
 #include "core/kernel.h"
+#include "layers/bf16_cpu.h"
 #include "layers/layers.h"
 
 namespace dyt {
@@ -160,6 +161,7 @@ Tensor mean_pool(Tape& tape, const Tensor& x, int64_t skip) {
   require(x.shape.rank() == 3, "mean_pool: x is (B, T, C), not ", x.shape.text());
   require(skip >= 0 && skip < x.shape[1], "mean_pool: skipping ", skip, " of ", x.shape[1],
           " tokens leaves none; skip 0 to ", x.shape[1] - 1);
+  if (is_bf16_on_cpu(tape, x)) return mean_pool(tape, widened(tape, x), skip);
   return pool(tape, x, {skip, x.shape[1]});
 }
 

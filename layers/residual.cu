@@ -15,6 +15,7 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
+#include "layers/bf16_cpu.h"
 #include "layers/drop_path.h"
 #include "layers/layers.h"
 
@@ -132,6 +133,9 @@ template void add_branch_gpu(const float*, const Branch<float>&, int64_t, int64_
 template void add_branch_gpu(const bf16*, const Branch<bf16>&, int64_t, int64_t);
 
 Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
+  if (is_bf16_on_cpu(tape, x)) {
+    return narrowed(tape, residual_add(tape, widened(tape, x), widened(tape, f), drop));
+  }
   ResidualBranch branch{f, drop};
   const DropPath path = begin_residual(tape, x, branch);
   on_either(tape, x.dtype, [&](auto t) {

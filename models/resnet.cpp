@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "layers/bf16_cpu.h"
 #include "layers/convolutions.h"
 #include "models/presets.h"
 
@@ -103,7 +104,7 @@ Tensor ResNet::block_forward(Tape& tape, const Block& b, const Tensor& x) const 
 }
 
 Tensor ResNet::forward(Tape& tape, const Tensor& images) const {
-  Tensor x = stem_.then_relu(tape, images);
+  Tensor x = stem_.then_relu(tape, as_activations(tape, images));
   if (config_.large_stem) x = max_pool(tape, x, 3, 2, 1);
   for (const Block& block : blocks_) x = block_forward(tape, block, x);
   return linear(tape, global_average_pool(tape, x), *head_weight_, head_bias_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "layers/bf16_cpu.h"
 #include "layers/convolutions.h"
 #include "models/presets.h"
 
@@ -62,7 +63,7 @@ VGG::VGG(const VGGConfig& c, Parameters& parameters) : config_(c) {
 }
 
 Tensor VGG::forward(Tape& tape, const Tensor& images) const {
-  Tensor x = images;
+  Tensor x = as_activations(tape, images);
   for (const Layer& layer : features_) {
     if (layer.weight) {
       x = layer.norm.then_relu(tape, conv(tape, x, *layer.weight, layer.bias, 1, 1));

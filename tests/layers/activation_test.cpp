@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -52,6 +52,16 @@ TEST(Activation, GradientsAgreeWithFiniteDifferences) {
   check_gradients(relu_of_sum_case({5, 7}));
   check_gradients(silu_case({5, 7}));
   check_gradients(everything_twice({3, 5}));
+}
+
+TEST(Activation, ReluOfBf16OnTheCpuAgreesWithF32) {
+  check_bf16_activations_on_the_cpu(relu_case({5, 7}));
+  check_bf16_activations_on_the_cpu(relu_case({3, 1000, 7}));
+  check_bf16_activations_on_the_cpu(relu_of_sum_case({3, 1000, 7}));
+  check_bf16_activations_on_the_cpu({.name = "relu of a sum of the same",
+                                     .inputs = {{3, 1000, 7}},
+                                     .run = [](Tape& tape, const std::vector<Tensor>& x,
+                                               Parameters&) { return relu(tape, x[0], &x[0]); }});
 }
 
 TEST(Activation, AgreesWithPyTorch) {

@@ -6,7 +6,7 @@
 
 #include "core/safetensors.h"
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -111,6 +111,15 @@ TEST(BatchnormKernels, AgreeWithTheCpuAtAwkwardShapes) {
   for (const Shape& shape : {Shape{7, 8}, Shape{3, 7, 33}, Shape{65, 264}}) {
     check_kernels(batchnorm_case(shape, {.relu = true}));
   }
+}
+
+TEST(Batchnorm, WithActivationsInBf16AgreesWithF32) {
+  for (const Shape& shape : {Shape{7, 8}, Shape{3, 7, 33}, Shape{2, 197, 16}, Shape{65, 264}}) {
+    check_bf16_activations_on_the_cpu(batchnorm_case(shape));
+    check_bf16_activations_on_the_cpu(batchnorm_case(shape, {.relu = true}));
+  }
+  check_bf16_activations_on_the_cpu(batchnorm_case({3, 7, 12}, {.frozen = true}));
+  check_bf16_activations_on_the_cpu(added_to_x(batchnorm_case({6, 24}, {.relu = true})));
 }
 
 TEST(BatchnormKernels, MoveTheRunningStatisticsAsTheCpuDoes) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "core/convolution.h"
 #include "layers/convolutions.h"
 #include "layers/layers.h"
 #include "tests/bf16_cpu_check.h"
@@ -109,6 +110,19 @@ TEST(Conv, WithProductsInBf16AgreesWithF32) {
   check_bf16_on_the_cpu(conv_case({{3, 8, 8, 32}, 64, 3, 2, 1}));
   check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 3, 3, 2, 1}));
   check_bf16_on_the_cpu(twice_case({{2, 5, 4, 8}, 5, 1, 1, 0}));
+}
+
+TEST(Conv, WithActivationsInBf16AgreesWithF32) {
+  if (!has_convolution_library() || !has_bf16_instructions()) {
+    GTEST_SKIP() << "no oneDNN in this build, or no bf16 instructions in this processor";
+  }
+  for (const Conv& c : awkward) check_bf16_activations_on_the_cpu(conv_case(c));
+  check_bf16_activations_on_the_cpu(conv_case({{3, 8, 8, 64}, 64, 3, 1, 1, true}));
+  check_bf16_activations_on_the_cpu(conv_case({{3, 9, 7, 32}, 32, 3, 1, 1, true}));
+  check_bf16_activations_on_the_cpu(twice_case({{4, 8, 11, 64}, 64, 3, 1, 1}));
+  check_bf16_activations_on_the_cpu(twice_case({{4, 8, 8, 16}, 16, 3, 1, 1}));
+  check_bf16_activations_on_the_cpu(twice_case({{2, 5, 4, 8}, 3, 3, 2, 1}));
+  check_bf16_activations_on_the_cpu(twice_case({{7, 32, 32, 48}, 16, 1, 2, 0}));
 }
 
 TEST(ConvKernels, AddToAGradientThatIsThere) {

@@ -2,7 +2,7 @@
 #include <omp.h>
 
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -39,6 +39,11 @@ TEST(GroupnormKernels, AgreeWithTheCpuAtAwkwardShapes) {
   check_kernels(groupnorm_case({2, 197, 33}, 11));
   check_kernels(groupnorm_case({2, 1, 1, 64}, 4));
   check_kernels(groupnorm_case({1, 3, 3, 264}, 1));
+}
+
+TEST(Groupnorm, WithActivationsInBf16AgreesWithF32) {
+  check_bf16_activations_on_the_cpu(groupnorm_case({3, 7, 5, 24}, 3));
+  check_bf16_activations_on_the_cpu(groupnorm_case({2, 197, 33}, 11));
 }
 
 TEST(Groupnorm, HasTheSameBitsForAnyNumberOfThreads) {

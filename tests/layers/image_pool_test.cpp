@@ -5,7 +5,7 @@
 
 #include "layers/convolutions.h"
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -45,6 +45,11 @@ TEST(ImagePool, GradientsAgreeWithFiniteDifferences) {
   check_gradients(global_case({2, 3, 5, 3}));
   check_gradients(added_to_x(max_case({2, 4, 5, 3}, 3, 1, 1)));
   check_gradients(added_to_x(average_case({2, 4, 5, 3}, 1, 1)));
+}
+
+TEST(ImagePool, MaximaInBf16OnTheCpuAgreeWithF32) {
+  check_bf16_activations_on_the_cpu(max_case({2, 5, 7, 3}, 3, 2, 1));
+  check_bf16_activations_on_the_cpu(added_to_x(max_case({2, 4, 5, 24}, 3, 1, 1)));
 }
 
 TEST(ImagePool, AgreesWithPyTorch) {

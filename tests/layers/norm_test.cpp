@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "layers/bf16_cpu.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -149,6 +150,23 @@ TEST(Norm, CallsTheOpOfItsKind) {
     EXPECT_EQ(to_host(tape, norm(tape, x)), to_host(tape, c.op(tape, x, p)))
         << name_of(c.spec.kind);
     EXPECT_EQ(p.values(p.find("n.weight")), std::vector<double>(6, 0.5));
+  }
+}
+
+// Whatever its loops are for: what it gets in bf16 on the CPU, it takes.
+TEST(Norm, OfEveryKindTakesBf16OnTheCpu) {
+  for (const std::string& name : norm_names()) {
+    const NormKind kind = parse_norm(name);
+    Parameters p;
+    const Norm norm(p, "n", 6, {.kind = kind, .groups = 3});
+    p.allocate(Device::cpu, DType::f32, 1);
+    std::vector<float> values(180);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = float(int(i * i % 37) - 18) / 8;
+    Tape tape(Device::cpu, DType::f32);
+    const Tensor x = tape.upload({5, 6, 6}, DType::f32, values.data(), true);
+    const Tensor wide = norm.then_relu(tape, x);
+    const Tensor narrow = norm.then_relu(tape, narrowed(tape, x));
+    expect_close(to_host(tape, narrow), to_host(tape, wide), 5e-3, name);
   }
 }
 

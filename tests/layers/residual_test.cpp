@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "layers/layers.h"
-#include "tests/op_check.h"
+#include "tests/bf16_cpu_check.h"
 
 namespace dyt::test {
 namespace {
@@ -68,6 +68,13 @@ TEST(ResidualKernels, AgreeWithTheCpuAtAwkwardShapes) {
     }
     check_kernels(used_twice({7, 24}, drop));
     check_kernels(doubled({7, 24}, drop));
+  }
+}
+
+TEST(Residual, OfBf16OnTheCpuAgreesWithF32) {
+  for (float drop : {0.0f, 0.4f}) {
+    check_bf16_activations_on_the_cpu(used_twice({7, 24}, drop));
+    check_bf16_activations_on_the_cpu(doubled({7, 24}, drop));
   }
 }
 

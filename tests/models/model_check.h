@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/philox.h"
+#include "core/product.h"
 #include "core/safetensors.h"
 #include "layers/layers.h"
 #include "tests/op_check.h"
@@ -119,7 +120,8 @@ void check_model(const std::string& fixture, const Config& config, Device device
   const ModelResults results = run_model<Model>(file, config, device, dtype);
   expect_close(results.logits, file.doubles("logits"), tolerance, "logits");
   EXPECT_NEAR(results.loss, file.doubles("loss")[0], tolerance * 10);
-  if (dtype == DType::bf16) {
+  const bool narrow_on_cpu = device == Device::cpu && cpu_products() == DType::bf16;
+  if (dtype == DType::bf16 || (narrow_on_cpu && !results.buffers.empty())) {
     expect_similar_gradients(results, file, gradient_tolerance);
   } else {
     expect_same_gradients(results, file, gradient_tolerance);

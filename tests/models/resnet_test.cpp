@@ -1,5 +1,7 @@
 #include "models/resnet.h"
 
+#include "core/convolution.h"
+#include "core/product.h"
 #include "tests/models/model_check.h"
 
 namespace dyt::test {
@@ -23,6 +25,52 @@ const std::pair<const char*, ResNetConfig> fixtures[] = {
 TEST(ResNet, LogitsLossGradientsAndStatisticsAgreeWithTimm) {
   for (const auto& [file, config] : fixtures) {
     check_model<ResNet>(file, config, Device::cpu, DType::f32, 5e-6, 2e-5);
+  }
+}
+
+TEST(ResNet, InBf16OnTheCpuAgreesWithTimm) {
+  const CpuProductsIn narrow(DType::bf16);
+  for (const auto& [file, config] : fixtures) {
+    check_model<ResNet>(file, config, Device::cpu, DType::f32, 5e-2, 0.6);
+  }
+}
+
+// Logits in training: with drop path, and with norms that have loops for bf16 on the CPU and
+// without.
+std::vector<float> logits_of(const ResNetConfig& config, DType* activations) {
+  Parameters p;
+  const ResNet model(config, p);
+  p.allocate(Device::cpu, DType::f32, 3);
+  Tape tape(Device::cpu, DType::f32, 4);
+  tape.observer = [&](const std::string&, const Tensor& in, const Tensor&) {
+    *activations = in.dtype;
+  };
+  std::vector<float> pixels(8 * 13 * 13 * 3);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = float(int(i * i % 101) - 50) / 32;
+  return host_floats(tape,
+                     model.forward(tape, tape.upload({8, 13, 13, 3}, DType::f32, pixels.data())));
+}
+
+TEST(ResNet, KeepsItsActivationsInBf16OnTheCpu) {
+  for (const NormKind kind : {NormKind::batchnorm, NormKind::groupnorm, NormKind::dyt,
+                              NormKind::layernorm, NormKind::none}) {
+    ResNetConfig config = cifar;
+    config.norm = {.kind = kind, .groups = 2};
+    config.drop_path = 0.5f;
+    DType wide_type, narrow_type = DType::f32;
+    const std::vector<float> wide = logits_of(config, &wide_type);
+    const CpuProductsIn in_bf16(DType::bf16);
+    const std::vector<float> narrow = logits_of(config, &narrow_type);
+    const auto doubles = [](const std::vector<float>& v) {
+      return std::vector<double>(v.begin(), v.end());
+    };
+    expect_close(doubles(narrow), doubles(wide), 3e-2, name_of(kind));
+    EXPECT_NE(narrow, wide);
+    EXPECT_EQ(wide_type, DType::f32);
+    const bool keeps = kind != NormKind::dyt && kind != NormKind::layernorm;
+    if (has_convolution_library() && has_bf16_instructions()) {
+      EXPECT_EQ(narrow_type, keeps ? DType::bf16 : DType::f32) << name_of(kind);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #include "models/vgg.h"
 
+#include "core/product.h"
 #include "tests/models/model_check.h"
 
 namespace dyt::test {
@@ -15,6 +16,13 @@ const std::pair<const char*, VGGConfig> fixtures[] = {
 TEST(VGG, LogitsLossGradientsAndStatisticsAgreeWithTimm) {
   for (const auto& [file, config] : fixtures) {
     check_model<VGG>(file, config, Device::cpu, DType::f32, 5e-6, 2e-5);
+  }
+}
+
+TEST(VGG, InBf16OnTheCpuAgreesWithTimm) {
+  const CpuProductsIn narrow(DType::bf16);
+  for (const auto& [file, config] : fixtures) {
+    check_model<VGG>(file, config, Device::cpu, DType::f32, 5e-2, 0.2);
   }
 }
 

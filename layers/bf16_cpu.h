@@ -1,0 +1,22 @@
+// Activations in bf16 on the CPU. With --precision bf16 those of Transformers stay f32 there, but
+// for what linear_bf16.h keeps between two products. Those of ResNet and VGG are bf16, as on a GPU:
+// half of their time goes by in passes over memory, not in products. The ops in between, batchnorm,
+// groupnorm, relu and conv, have loops for them; other ops get them in f32.
+#pragma once
+#include "core/tape.h"
+
+namespace dyt {
+
+// The images as ResNet and VGG begin with: in bf16 if this processor has convolutions in bf16 and
+// the run is one on the CPU in bf16, else as they are.
+Tensor as_activations(Tape& tape, const Tensor& images);
+
+inline bool is_bf16_on_cpu(const Tape& tape, const Tensor& x) {
+  return tape.on_cpu() && x.dtype == DType::bf16;
+}
+
+// y = x, in the other number type; on the CPU.
+Tensor widened(Tape& tape, const Tensor& x);   // bf16 to f32
+Tensor narrowed(Tape& tape, const Tensor& x);  // f32 to bf16, rounded
+
+}  // namespace dyt

@@ -20,7 +20,7 @@
 //     second-level cache. A 1 x 1 convolution of stride 1 is a product as it is, without columns.
 //     On the CPU in f32, oneDNN has convolutions that need no columns (core/convolution.h); those
 //     of ResNet-20 were measured to run 3.1, 1.7 and 1.3 times as fast with 16, 32 and 64 channels.
-//     What follows is for f64, for BLAS=none and for the GPU.
+//     What follows is for f64, for BLAS=none, for few patches and for the GPU.
 #include "core/convolution.h"
 #include "core/dispatch.h"
 #include "core/kernel.h"
@@ -208,11 +208,21 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
   return s.K == 1 && s.stride == 1 && s.padding == 0 && !bias && x.dtype == dtype_of<T>::value;
 }
 
+// Whether oneDNN convolves. Not where patches don't overlap and are few, as where ConvNeXt halves
+// small images: then the columns are x in another order, and their product is up to 4 times as
+// fast.
+template <class T>
+bool goes_by_library(const Tape& tape, const Tensor& x, const ConvShape& s) {
+  if (!tape.on_cpu() || !has_convolution_library() || std::is_same_v<T, double>) return false;
+  const bool few_patches = s.K > 1 && s.K == s.stride && s.padding == 0 && s.pixels() <= 2048;
+  return !few_patches || x.dtype == DType::bf16;
+}
+
 template <class T>
 void conv_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight, const Parameter* bias,
                   const ConvShape& s) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (tape.on_cpu() && has_convolution_library()) {
+    if (goes_by_library<T>(tape, x, s)) {
       return library_convolution(y, x.as<T>(), x.dtype, weight.as<float>(), values_of<T>(bias), s);
     }
   }
@@ -238,7 +248,7 @@ void conv_backward(Tape& tape, const T* dy, const Tensor& x, const Parameter& we
                    const Parameter* bias, const ConvShape& s) {
   const auto dx = tape.gradient<T>(x);
   if constexpr (!std::is_same_v<T, double>) {
-    if (tape.on_cpu() && has_convolution_library()) {
+    if (goes_by_library<T>(tape, x, s)) {
       return library_convolution_backward(dx.data, dx.add, gradient_of<T>(&weight),
                                           gradient_of<T>(bias), dy, x.as<T>(), x.dtype,
                                           weight.as<float>(), s);

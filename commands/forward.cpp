@@ -67,7 +67,9 @@ void add_window(CLI::App& app, const char* name, const char* help, bool backward
       ->capture_default_str();
   window->add_option("--save-weights", c.save, "safetensors of the weights that were used");
   add_device_option(*window, c.device);
-  window->add_option("--dtype", c.dtype, "f64: cpu only; bf16: not on the cpu")
+  window
+      ->add_option("--dtype", c.dtype,
+                   "f64: cpu only; bf16 on the cpu: as --precision bf16 of dyt train")
       ->check(CLI::IsMember({"f32", "f64", "bf16"}))
       ->capture_default_str();
   window->add_flag("--activations", c.options.activations,

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/product.h"
 #include "models/weights.h"
 
 namespace dyt {
@@ -131,17 +132,19 @@ ModelSpec as_in_evaluation(ModelSpec spec) {
 }  // namespace
 
 TensorFile look_into(const WindowOptions& o, const TensorFile& input, TensorFile* weights) {
-  require(o.dtype != (o.device == Device::cpu ? DType::bf16 : DType::f64), name_of(o.device),
-          " computes in f32 and ", o.device == Device::cpu ? "f64" : "bf16", ", not in ",
-          name_of(o.dtype));
+  require(o.device == Device::cpu || o.dtype != DType::f64, name_of(o.device),
+          " computes in f32 and bf16, not in f64");
+  const bool narrow_on_cpu = o.device == Device::cpu && o.dtype == DType::bf16;
+  const CpuProductsIn products(narrow_on_cpu ? DType::bf16 : DType::f32);
+  const DType dtype = narrow_on_cpu ? DType::f32 : o.dtype;
   Parameters parameters;
   const Model model(o.evaluation ? as_in_evaluation(o.model) : o.model, parameters);
-  parameters.allocate(o.device, o.dtype, o.seed);
+  parameters.allocate(o.device, dtype, o.seed);
   if (!o.weights.empty()) {
     read_weights(model, parameters, read_safetensors(o.weights), o.prefix);
   }
   TensorFile file;
-  Tape tape(o.device, o.dtype, o.seed);
+  Tape tape(o.device, dtype, o.seed);
   tape.begin(0);
   if (o.weights.empty() && model.norm().calibrate > 0) {
     tape.training = false, tape.calibrating = true;

@@ -12,7 +12,7 @@ namespace dyt {
 struct WindowOptions {
   ModelSpec model;
   Device device = Device::cpu;
-  DType dtype = DType::f32;
+  DType dtype = DType::f32;       // bf16 on the cpu: as --precision bf16 (core/precision.h)
   std::filesystem::path weights;  // empty: random ones, of `seed`
   std::string prefix;             // of their names in the file: "ema." in a checkpoint
   uint64_t seed = 1;

@@ -63,7 +63,6 @@ TEST_F(CliWindow, RefusesWhatItCannotComputeWithStatus1) {
   expect_refusal("forward resnet --heads 3 " + files, 1, "resnet20 has no heads to choose");
   expect_refusal("forward gpt " + files, 1, "no tensor \"tokens\"");
   expect_refusal("forward vit " + files, 1, "images is [3, 3, 16, 16], where vit_micro takes");
-  expect_refusal("forward " + tiny_ + files + "--dtype bf16", 1, "cpu computes in f32 and f64");
   expect_refusal("forward " + tiny_ + files + "--ema", 1, "--ema needs a checkpoint");
   expect_refusal("forward " + tiny_ + "--input nothing --output out", 1, "no such file");
   expect_refusal("forward " + tiny_ + "--input input --output no/out", 1, "no folder");

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/product.h"
 #include "models/weights.h"
 #include "tests/datasets/expect_error.h"
 #include "tests/datasets/temporary_folder.h"
@@ -62,6 +63,17 @@ void check_fixtures(Device device, DType dtype, double tolerance) {
 TEST(Window, ShowsLogitsLossAndEveryGradient) {
   check_fixtures(Device::cpu, DType::f32, 2e-5);
   check_fixtures(Device::cpu, DType::f64, 1e-6);
+}
+
+// Bf16 has 8 bits, and in the sum that is the gradient of an alpha much cancels; and the products
+// of the whole process are f32 again afterwards.
+TEST(Window, ShowsWhatBf16MakesOnTheCpu) {
+  check_fixtures(Device::cpu, DType::bf16, 0.1);
+  EXPECT_EQ(cpu_products(), DType::f32);
+  Window window(tiny_vits()[0]);
+  const TensorFile wide = look_into(window.options, window.input);
+  window.options.dtype = DType::bf16;
+  EXPECT_NE(look_into(window.options, window.input).doubles("logits"), wide.doubles("logits"));
 }
 
 TEST(WindowKernels, ShowLogitsLossAndEveryGradient) {
@@ -223,8 +235,12 @@ TEST(Window, RefusesWeightsOfAnotherModelAndNumberTypesOfAnotherDevice) {
   expect_refusal(vit, [](Window& w) { w.options.model.norm = NormKind::dyt; },
                  {"weights.safetensors lacks blocks.0.norm1.alpha", "and 2 more"});
   expect_refusal(vit, [](Window& w) { w.options.prefix = "ema."; }, {"lacks ema.pos_embed"});
-  expect_refusal(vit, [](Window& w) { w.options.dtype = DType::bf16; },
-                 {"cpu computes in f32 and f64, not in bf16"});
+  expect_refusal(vit,
+                 [](Window& w) {
+                   w.options.device = kernel_device;
+                   w.options.dtype = DType::f64;
+                 },
+                 {" computes in f32 and bf16, not in f64"});
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 # dyt: make help
 #
 #   CUDA=0            build with g++ alone: cpu + emulated (default: nvcc, if it is found: cpu + cuda)
-#   ARCH="80 90"      GPU generations to compile for; the last one also as PTX, for newer GPUs
+#   ARCH="80 90"      GPU generations to compile for; the last one also as PTX, for newer GPUs (90
+#                     is sm_90a where a kernel needs it)
 #   BLAS=none         no oneDNN: our own matrix products on the CPU
 #   SANITIZE=address  AddressSanitizer, for the emulator
 #   NATIVE=0          portable x86-64-v3 code instead of this machine's
@@ -32,7 +33,11 @@ empty :=
 space := $(empty) $(empty)
 GENCODE := $(foreach a,$(filter-out $(lastword $(ARCH)),$(ARCH)),-gencode arch=compute_$(a),code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(ARCH)),code=[sm_$(lastword $(ARCH))$(comma)compute_$(lastword $(ARCH))]
-NVCCFLAGS := -std=c++20 -O3 --expt-relaxed-constexpr $(GENCODE) -lineinfo $(DEFINES) -I. \
+# Hopper's own instructions (core/warpgroup.h) exist only in code for sm_90a. Where they are used,
+# that takes the place of sm_90; in PTX for newer GPUs those kernels are empty and not launched.
+WARPGROUP_GENCODE := $(foreach a,$(ARCH),$(if $(filter 90,$a),-gencode arch=compute_90a$(comma)code=sm_90a,-gencode arch=compute_$(a),code=sm_$(a))) \
+  -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
+NVCCFLAGS = -std=c++20 -O3 --expt-relaxed-constexpr $(GENCODE) -lineinfo $(DEFINES) -I. \
   -Xcompiler=$(subst $(space),$(comma),$(strip $(WARNINGS) $(HOST)))
 
 LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_context,-lcublasLt) -lz -lpthread
@@ -108,6 +113,9 @@ ifneq ($(CUDA),0)
 else
 	g++ $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
 endif
+
+$(BUILD)/core/warpgroup.cu.o $(BUILD)/layers/attention_wgmma%.o $(BUILD)/tests/core/warpgroup_test.cu.o: \
+  GENCODE := $(WARPGROUP_GENCODE)
 
 # The command line has no kernels: no reason to have nvcc read it once per architecture.
 $(BUILD)/main.cu.o: main.cu

@@ -28,6 +28,10 @@ inline constexpr Device kernel_device = Device::cuda;
 
 const char* name_of(Device device);
 
+// Whether this build's kernels for warpgroups (core/warpgroup.h) run here: emulated, or on a GPU of
+// compute capability 9.0 by code compiled for sm_90a.
+bool warpgroups_run_here();
+
 // True if the device can be used here: cpu always, cuda if built in and a GPU answers, emulated if
 // built in. `why_not`, if given, gets a sentence.
 bool is_available(Device device, std::string* why_not = nullptr);

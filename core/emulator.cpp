@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/emulator_async.h"
 #include "core/emulator_memory.h"
 #include "core/error.h"
 #include "core/philox.h"
@@ -75,21 +76,13 @@ struct StackPool {
 
 struct Unwind {};  // thrown in waiting threads once another one has failed
 
-enum class State { fresh, ready, at_block_barrier, at_warp_barrier, done };
-
-struct Copy {
-  char* to;
-  int bytes, group;
-  char data[16];
-};
+enum class State { fresh, ready, at_block_barrier, at_warp_barrier, at_warpgroup_barrier, done };
 
 struct Thread {
   State state = State::fresh;
   ctx::fiber fiber;  // where it goes on, while it waits
   const char* stack_bottom = nullptr;
-  Where where;               // the barrier it waits at
-  std::vector<Copy> copies;  // under way, in the order in which they were started
-  int groups = 0;            // of copies, committed
+  Where where;  // the barrier it waits at
 };
 
 struct Warp {
@@ -107,10 +100,11 @@ struct Block {
   LaunchSite site{};
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<int> order;  // threads, in the order in which they start
-  size_t next = 0;         // first of `order` that has not started
-  std::vector<int> ready;  // threads that a barrier has released
-  int current = -1;        // the thread that runs now
+  std::vector<int> at_warpgroup_barrier;  // threads of each warpgroup
+  std::vector<int> order;                 // threads, in the order in which they start
+  size_t next = 0;                        // first of `order` that has not started
+  std::vector<int> ready;                 // threads that a barrier has released
+  int current = -1;                       // the thread that runs now
   int unfinished = 0, at_barrier = 0;
   std::exception_ptr error;
   ctx::fiber scheduler;
@@ -209,13 +203,16 @@ void start_worker() {
   int waits = -1;
   for (int t = 0; t < block.size() && waits < 0; ++t) {
     const State s = block.threads[size_t(t)].state;
-    if (s == State::at_block_barrier || s == State::at_warp_barrier) waits = t;
+    if (s != State::done && s != State::fresh) waits = t;
   }
   const Thread& waiting = block.threads[size_t(waits)];
   int other = -1;  // preferably of the same warp, if it's the warp that is stuck
   for (int t = 0; t < block.size() && other < 0; ++t) {
     const Thread& thread = block.threads[size_t(t)];
-    const bool same_group = waiting.state == State::at_block_barrier || t / 32 == waits / 32;
+    const int group = waiting.state == State::at_block_barrier  ? block.size()
+                      : waiting.state == State::at_warp_barrier ? 32
+                                                                : 128;
+    const bool same_group = t / group == waits / group;
     if (same_group && (thread.state != waiting.state)) other = t;
   }
   std::string sentence = kernel_text() + ": divergent barrier: thread " + text(index_of(waits)) +
@@ -254,6 +251,8 @@ void run_block(uint64_t block_number) {
   block.threads.clear();
   block.threads.resize(size_t(threads));
   block.warps.assign(size_t(threads + 31) / 32, Warp{});
+  block.at_warpgroup_barrier.assign(size_t(threads + 127) / 128, 0);
+  begin_async(threads, block.shared.get(), block.dynamic_bytes);
   block.order.resize(size_t(threads));
   for (int t = 0; t < threads; ++t) {
     block.order[size_t(t)] = order == Order::descending ? threads - 1 - t : t;
@@ -305,6 +304,43 @@ void fail_in_kernel(const char* what, Where where) {
 
 unsigned lane() { return unsigned(block.current) % 32; }
 
+int current_thread() { return block.current; }
+
+namespace {
+
+// The last of a barrier's `threads` threads from `first` on has arrived: they all go on.
+void release(int first, int threads, const char* what, Where where) {
+  for (int i = 0; i < threads; ++i) {
+    const int t = first + (order == Order::descending ? threads - 1 - i : i);
+    Thread& thread = block.threads[size_t(t)];
+    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
+      fail_in_kernel(
+          (std::string(what) + ": thread " + text(index_of(t)) + " is at " + text(thread.where))
+              .c_str(),
+          where);
+    }
+    thread.state = State::ready;
+    if (t != block.current) block.ready.push_back(t);
+  }
+}
+
+}  // namespace
+
+void warpgroup_barrier(Where where, void (*last)()) {
+  const int first = block.current / 128 * 128;
+  if (first + 128 > block.size()) {
+    fail_in_kernel("warpgroup operation in a block whose size is not a multiple of 128", where);
+  }
+  Thread& self = block.threads[size_t(block.current)];
+  self.where = where;
+  self.state = State::at_warpgroup_barrier;
+  int& arrived = block.at_warpgroup_barrier[size_t(first / 128)];
+  if (++arrived < 128) return suspend();
+  arrived = 0;
+  last();
+  release(first, 128, "divergent warpgroup operation", where);
+}
+
 void block_barrier(Where where) {
   Thread& self = block.threads[size_t(block.current)];
   self.where = where;
@@ -346,18 +382,7 @@ const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slo
   }
   warp.arrived = 0;
   warp.phase ^= 1;
-  for (int i = 0; i < 32; ++i) {
-    const int t = first + (order == Order::descending ? 31 - i : i);
-    Thread& thread = block.threads[size_t(t)];
-    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
-      fail_in_kernel(
-          ("divergent warp operation: thread " + text(index_of(t)) + " is at " + text(thread.where))
-              .c_str(),
-          where);
-    }
-    thread.state = State::ready;
-    if (t != block.current) block.ready.push_back(t);
-  }
+  release(first, 32, "divergent warp operation", where);
   return slots;
 }
 
@@ -368,30 +393,6 @@ const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
 }
 const Words* warp_exchange(unsigned mask, const Words& words, Where where) {
   return exchange(&Warp::words, mask, words, where);
-}
-
-void copy_async(void* to, const void* from, int bytes, bool exists, Where where) {
-  const auto aligned = [&](const void* p) {
-    return reinterpret_cast<uintptr_t>(p) % unsigned(bytes) == 0;
-  };
-  if (!aligned(to) || (exists && !aligned(from))) {
-    fail_in_kernel("misaligned asynchronous copy", where);
-  }
-  Thread& self = block.threads[size_t(block.current)];
-  Copy& copy = self.copies.emplace_back(Copy{static_cast<char*>(to), bytes, self.groups, {}});
-  if (exists) std::memcpy(copy.data, from, size_t(bytes));
-  std::memset(to, 0xff, size_t(bytes));
-}
-
-void commit_copies() { ++block.threads[size_t(block.current)].groups; }
-
-void wait_for_copies(int newest) {
-  Thread& self = block.threads[size_t(block.current)];
-  auto copy = self.copies.begin();
-  for (; copy != self.copies.end() && copy->group < self.groups - newest; ++copy) {
-    std::memcpy(copy->to, copy->data, size_t(copy->bytes));
-  }
-  self.copies.erase(self.copies.begin(), copy);
 }
 
 void* shared_array(const void* key, size_t bytes) {

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <source_location>
 #include <type_traits>
 #include <vector>
@@ -76,6 +77,29 @@ const Words* warp_exchange(unsigned mask, const Words& words, Where where);
 void copy_async(void* to, const void* from, int bytes, bool exists, Where where);
 void commit_copies();
 void wait_for_copies(int newest);  // until at most the newest groups are under way
+
+// Products of warpgroups (core/warpgroup.h), of this thread. A product is computed when its
+// warpgroup waits for it; until then its sums are NaN. What is noticed: operands that change in the
+// meantime, in shared memory or in registers; a warpgroup that doesn't call as one; a fence
+// that is missing, for registers or for copies to shared memory; a matrix out of place.
+struct Registers {  // an array that a kernel has in registers
+  const char* data;
+  size_t bytes;
+};
+struct WarpgroupProduct {
+  float* d;                     // (64, n): this thread's n / 2 sums
+  const uint32_t* a_registers;  // (64, 16): this thread's 4 pairs, or null
+  uint64_t a, b;                // descriptors of A, if not in registers, and of B (16, n)
+  int n;
+  bool accumulate, b_mn_major;
+};
+unsigned shared_address(const void* place);  // as on the GPU, in dynamic shared memory
+void fence_async_proxy();
+void warpgroup_fence(std::initializer_list<Registers> registers);
+void warpgroup_multiply(const WarpgroupProduct& product, Where where);
+void warpgroup_commit();
+void warpgroup_wait(int newest, std::initializer_list<Registers> registers, Where where);
+
 // The block's shared array of this key (an address unique to the declaration), made at first use.
 void* shared_array(const void* key, size_t bytes);
 void* dynamic_shared();

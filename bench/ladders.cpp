@@ -5,7 +5,7 @@
 
 #include "bench/numbers.h"
 #include "core/matmul.h"
-#include "layers/attention_mma.h"
+#include "layers/attention_wgmma.h"
 #include "layers/convolutions.h"
 #include "layers/drop_path.h"
 #include "layers/mlp.h"
@@ -242,8 +242,15 @@ void add_attention(std::vector<KernelCase>& cases, const Size& s, int64_t T, int
                  .backward = {x * 8 / 3 + statistics, 5 * product}};
     cases.push_back(c);
     if (s.e > 2) continue;  // only bf16 has tensor cores, and so another rung below
-    c.rung += ", plain";
+    const std::string rung = c.rung;
+    c.rung = rung + ", plain";
     c.choose = [](bool on) { attention_on_tensor_cores = !on; };
+    cases.push_back(c);
+    if (!warpgroups_run_here()) continue;
+    c.rung = rung + ", wgmma";
+    c.choose = [before = attention_on_warpgroups](bool on) {
+      attention_on_warpgroups = on || before;
+    };
     cases.push_back(c);
   }
 }

@@ -175,6 +175,23 @@ __device__ inline void hide_columns(float (&s)[R][N][4], F&& seen) {
   }
 }
 
+// The same for the columns before first(r).
+template <int R, int N, class F>
+__device__ inline void hide_first_columns(float (&s)[R][N][4], F&& first) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int begin = first(16 * r + 8 * i);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (8 * n < begin) s[r][n][2 * i] = -INFINITY;
+        if (8 * n + 1 < begin) s[r][n][2 * i + 1] = -INFINITY;
+      }
+    }
+  }
+}
+
 // Maximum and sum over the 4 lanes that share a row.
 __device__ inline float group_max(float v) {
   v = fmaxf(v, __shfl_xor_sync(all_lanes, v, 1));
@@ -183,6 +200,67 @@ __device__ inline float group_max(float v) {
 __device__ inline float group_sum(float v) {
   v += __shfl_xor_sync(all_lanes, v, 1);
   return v + __shfl_xor_sync(all_lanes, v, 2);
+}
+
+// A lane's rows of s become p, not yet divided by their sum: with the maximum m so far and the sum
+// l of this lane's own columns, o is corrected on the way. Hidden scores are -infinity, but never
+// all of a row's up to here (key 0 is seen by every query), so m is finite. c = scale log2(e).
+template <int R, int N, int C>
+__device__ inline void softmax_step(float (&s)[R][N][4], float (&m)[R][2], float (&l)[R][2],
+                                    float (&o)[R][C][4], float c) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float highest = m[r][i];
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        highest = fmaxf(highest, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
+      }
+      highest = group_max(highest);
+      const float correction = exp2_approx(c * (m[r][i] - highest)), shift = c * highest;
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+#pragma unroll
+        for (int e = 2 * i; e < 2 * i + 2; ++e) {
+          s[r][n][e] = exp2_approx(c * s[r][n][e] - shift);
+          sum += s[r][n][e];
+        }
+      }
+      m[r][i] = highest;
+      l[r][i] = correction * l[r][i] + sum;
+#pragma unroll
+      for (int n = 0; n < C; ++n) {
+        o[r][n][2 * i] *= correction;
+        o[r][n][2 * i + 1] *= correction;
+      }
+    }
+  }
+}
+
+// delta of the warp's rows, dy . y: 4 lanes to a row, 16 bytes each at a time. dy(r, c) is where
+// chunk c of row r of its tile lies.
+template <int W, int R, class F>
+__device__ inline void delta_of_rows(float (&delta)[R][2], F&& dy, const bf16* y, int64_t stride,
+                                     int rows, int D, const Lane<R>& my) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int row = my.row + 16 * r + my.g + 8 * i;
+      float sum = 0;
+#pragma unroll 2
+      for (int chunk = my.t; chunk < W / 8; chunk += 4) {
+        if (row >= rows || chunk * 8 >= D) continue;
+        const auto y_c = load<8>(y + row * stride + chunk * 8);
+        const auto dy_c = load<8>(dy(row, chunk));
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum += float(y_c.v[e]) * float(dy_c.v[e]);
+      }
+      delta[r][i] = group_sum(sum);
+    }
+  }
 }
 
 // to = factor * sums for the block's first `rows` owned rows, or += with `add`; factor[r][i] for

@@ -6,8 +6,8 @@
 
 #include "core/dispatch.h"
 #include "core/kernel.h"
-#include "layers/attention_mma.h"
 #include "layers/attention_tiles.h"
+#include "layers/attention_wgmma.h"
 
 namespace dyt::attention_tiles {
 
@@ -273,6 +273,7 @@ void attention_forward_gpu(Heads<T> y, float* lse, Heads<const T> q, Heads<const
                            Heads<const T> v, const AttentionShape& shape) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (fits_tensor_cores(shape, y, q, k, v)) {
+      if (fits_warpgroups(shape, q, k, v)) return attention_forward_wgmma(y, lse, q, k, v, shape);
       return attention_forward_mma(y, lse, q, k, v, shape);
     }
   }
@@ -292,6 +293,10 @@ void attention_backward_gpu(Tape& tape, Heads<T> dq, Heads<T> dk, Heads<T> dv, b
                             const AttentionShape& shape) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (fits_tensor_cores(shape, dq, dk, dv, dy, y, q, k, v)) {
+      if (fits_warpgroups(shape, dy, q, k, v)) {
+        return attention_backward_wgmma(tape, dq, dk, dv, add_q, add_kv, dy, y, lse, q, k, v,
+                                        shape);
+      }
       return attention_backward_mma(tape, dq, dk, dv, add_q, add_kv, dy, y, lse, q, k, v, shape);
     }
   }

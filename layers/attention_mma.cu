@@ -27,43 +27,6 @@ namespace {
 
 using namespace attention_fragments;
 
-// A lane's rows of s become p, not yet divided by their sum: with the maximum m so far and the sum
-// l of this lane's own columns, o is corrected on the way. Hidden scores are -infinity, but never
-// all of a row's up to here (key 0 is seen by every query), so m is finite. c = scale log2(e).
-template <int R, int N, int C>
-__device__ void softmax_step(float (&s)[R][N][4], float (&m)[R][2], float (&l)[R][2],
-                             float (&o)[R][C][4], float c) {
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float highest = m[r][i];
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        highest = fmaxf(highest, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
-      }
-      highest = group_max(highest);
-      const float correction = exp2_approx(c * (m[r][i] - highest)), shift = c * highest;
-      float sum = 0;
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-#pragma unroll
-        for (int e = 2 * i; e < 2 * i + 2; ++e) {
-          s[r][n][e] = exp2_approx(c * s[r][n][e] - shift);
-          sum += s[r][n][e];
-        }
-      }
-      m[r][i] = highest;
-      l[r][i] = correction * l[r][i] + sum;
-#pragma unroll
-      for (int n = 0; n < C; ++n) {
-        o[r][n][2 * i] *= correction;
-        o[r][n][2 * i + 1] *= correction;
-      }
-    }
-  }
-}
-
 // A block of 4 warps per 64 R queries of a head. Shared memory: 48 KiB at width 64 with R = 2 and
 // two stages, 80 KiB at 128 with R = 1. Registers: R (W / 2 + 32) for o and s, about 230 of all
 // kinds with W = 64 and R = 2, so two blocks fit on an SM.

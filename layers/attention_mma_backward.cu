@@ -28,29 +28,6 @@ using namespace attention_fragments;
 // Columns of s and dp at a time: of 64 streamed rows, so many are in registers at once.
 constexpr int at_once = 32;
 
-// delta of the warp's rows, dy . y: 4 lanes to a row, 16 bytes each at a time. dy from its tile.
-template <int W, int R>
-__device__ void delta_of_rows(float (&delta)[R][2], const bf16* dy_tile, const bf16* y,
-                              int64_t stride, int rows, int D, const Lane<R>& my) {
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = my.row + 16 * r + my.g + 8 * i;
-      float sum = 0;
-#pragma unroll 2
-      for (int chunk = my.t; chunk < W / 8; chunk += 4) {
-        if (row >= rows || chunk * 8 >= D) continue;
-        const auto y_c = load<8>(y + row * stride + chunk * 8);
-        const auto dy_c = load<8>(dy_tile + chunk_at<W>(row, chunk));
-#pragma unroll
-        for (int e = 0; e < 8; ++e) sum += float(y_c.v[e]) * float(dy_c.v[e]);
-      }
-      delta[r][i] = group_sum(sum);
-    }
-  }
-}
-
 // A block of 4 warps per 64 R queries of a head; dq and delta (B, H, T_q). Shared memory: 64 KiB at
 // width 64 with R = 2, 96 KiB at 128 with R = 1: two blocks on an SM of sm_90.
 template <int W, int R, int stages>
@@ -93,8 +70,9 @@ __global__ void __launch_bounds__(block_size, 2)
   wait_for_copies<stages - 1>();
   __syncthreads();
   float delta_r[R][2], lse_r[R][2];
-  delta_of_rows<W>(delta_r, shared + dy_tile, y.head(at.b, at.h, D) + at.first * y.row, y.row,
-                   queries, D, my);
+  delta_of_rows<W>(
+      delta_r, [&](int r, int c) { return shared + dy_tile + chunk_at<W>(r, c); },
+      y.head(at.b, at.h, D) + at.first * y.row, y.row, queries, D, my);
 #pragma unroll
   for (int r = 0; r < R; ++r) {
 #pragma unroll
@@ -218,19 +196,8 @@ __global__ void __launch_bounds__(block_size, 2)
       scores<W>(p, shared, k_tile, q_tiles + tile, part, my);
       scores<W>(ds, shared, v_tile, dy_tiles + tile, part, my);
       if (first < first_query(warp_first + 16 * R - 1)) {
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int key = warp_first + my.g + 16 * r + 8 * i;
-            const int hidden = first_query(key) - first - 2 * my.t;
-#pragma unroll
-            for (int n = 0; n < C; ++n) {
-              if (8 * n < hidden) p[r][n][2 * i] = -INFINITY;
-              if (8 * n + 1 < hidden) p[r][n][2 * i + 1] = -INFINITY;
-            }
-          }
-        }
+        const int key = warp_first + my.g;
+        hide_first_columns(p, [&](int r) { return first_query(key + r) - first - 2 * my.t; });
       }
 #pragma unroll
       for (int n = 0; n < C; ++n) {

@@ -1,0 +1,142 @@
+// Attention on warpgroups against the kernels for single warps and the CPU, in bf16.
+#include "layers/attention_wgmma.h"
+
+#include <gtest/gtest.h>
+
+#include "layers/texts.h"
+#include "tests/layers/attention_case.h"
+#include "tests/thread_order.h"
+
+namespace dyt::test {
+namespace {
+
+Outcome run_on_warpgroups(const OpCase& op, const Values& values) {
+  const bool before = attention_on_warpgroups;
+  attention_on_warpgroups = true;
+  const Outcome outcome = run_op(op, kernel_device, DType::bf16, values);
+  attention_on_warpgroups = before;
+  return outcome;
+}
+
+// Even if the environment asks for warpgroups.
+Outcome run_on_warps(const OpCase& op, const Values& values) {
+  const bool before = attention_on_warpgroups;
+  attention_on_warpgroups = false;
+  const Outcome outcome = run_op(op, kernel_device, DType::bf16, values);
+  attention_on_warpgroups = before;
+  return outcome;
+}
+
+// One and several tiles of 128 owned rows, the second warpgroup with and without rows, and of 64
+// and 128 streamed ones; full and not, causal with and without tiles that nobody sees, shared
+// heads.
+const std::vector<AttentionSize> sizes = {
+    {.B = 3, .T = 1, .heads = 2, .kv_heads = 0, .D = 64, .causal = true},
+    {.B = 1, .T = 7, .heads = 3, .kv_heads = 1, .D = 128, .causal = false},
+    {.B = 1, .T = 63, .heads = 2, .kv_heads = 1, .D = 64, .causal = false},
+    {.B = 1, .T = 65, .heads = 2, .kv_heads = 0, .D = 64, .causal = true},
+    {.B = 1, .T = 65, .heads = 2, .kv_heads = 1, .D = 128, .causal = true},
+    {.B = 2, .T = 128, .heads = 1, .kv_heads = 0, .D = 128, .causal = false},
+    {.B = 1, .T = 130, .heads = 2, .kv_heads = 1, .D = 128, .causal = true},
+    {.B = 1, .T = 197, .heads = 2, .kv_heads = 0, .D = 64, .causal = false},
+    {.B = 1, .T = 300, .heads = 2, .kv_heads = 1, .D = 64, .causal = true}};
+
+TEST(AttentionWgmmaKernels, AgreeWithTheOthers) {
+  SKIP_WITHOUT_KERNELS();
+  if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  for (const AttentionSize& s : sizes) {
+    const OpCase op = attention_case(s);
+    const Values values = draw_values(op, 13, true);
+    const Outcome fast = run_on_warpgroups(op, values);
+    const Outcome warps = run_on_warps(op, values);
+    const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
+    expect_close(fast.y, warps.y, 1e-2, op.name + " y");
+    expect_close(fast.input_gradients[0], warps.input_gradients[0], 1e-2, op.name + " dqkv");
+    expect_close(fast.y, exact.y, 1e-2, op.name + " y, from f64");
+    expect_close(fast.input_gradients[0], exact.input_gradients[0], 1e-2,
+                 op.name + " dqkv, from f64");
+    if (s.T > 100) {
+      EXPECT_NE(fast.y, warps.y) << op.name << ": not computed by warpgroups";
+    }
+    for_other_thread_orders([&](const char* order) {
+      const Outcome again = run_on_warpgroups(op, values);
+      EXPECT_EQ(again.y, fast.y) << op.name << " " << order;
+      EXPECT_EQ(again.input_gradients, fast.input_gradients) << op.name << " " << order;
+    });
+  }
+}
+
+// Texts of different lengths, as queries and keys of one sequence and of two, and queries that are
+// the last of more keys.
+TEST(AttentionWgmmaKernels, LengthsAndOtherNumbersOfKeys) {
+  SKIP_WITHOUT_KERNELS();
+  if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  const auto upload = [](Tape& tape, const std::vector<int32_t>& lengths) {
+    return tape.upload({int64_t(lengths.size())}, DType::i32, lengths.data());
+  };
+  const std::vector<OpCase> cases = {
+      {.name = "causal, lengths",
+       .inputs = {{3, 150, 4 * 64}},
+       .run =
+           [=](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
+             const Tensor lengths = upload(tape, {150, 1, 129});
+             return attention(tape, x[0], {.heads = 2, .kv_heads = 1, .causal = true}, lengths);
+           }},
+      {.name = "cross attention, few queries",
+       .inputs = {{2, 5, 2 * 128}, {2, 140, 2 * 128}},
+       .run =
+           [=](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
+             const Tensor lengths = upload(tape, {140, 66});
+             return cross_attention(tape, x[0], x[1], {.heads = 2, .kv_heads = 1}, &lengths);
+           }},
+      {.name = "cross attention, few keys",
+       .inputs = {{2, 200, 2 * 64}, {2, 3, 4 * 64}},
+       .run = [](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
+         return cross_attention(tape, x[0], x[1], {.heads = 2});
+       }}};
+  for (const OpCase& op : cases) {
+    const Values values = draw_values(op, 14, true);
+    const Outcome fast = run_on_warpgroups(op, values);
+    const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
+    expect_close(fast.y, exact.y, 1e-2, op.name);
+    for (size_t i = 0; i < op.inputs.size(); ++i) {
+      expect_close(fast.input_gradients[i], exact.input_gradients[i], 1e-2, op.name + " gradient");
+    }
+    for_other_thread_orders([&](const char* order) {
+      EXPECT_EQ(run_on_warpgroups(op, values).y, fast.y) << op.name << " " << order;
+    });
+  }
+}
+
+// Scores of many hundreds, in later tiles larger than in earlier ones: the running maximum moves.
+TEST(AttentionWgmmaKernels, LargeAndGrowingScoresStayFinite) {
+  SKIP_WITHOUT_KERNELS();
+  if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  for (const int64_t D : {64, 128}) {
+    const AttentionSize s{.B = 1, .T = 300, .heads = 1, .kv_heads = 0, .D = D, .causal = false};
+    const OpCase op = attention_case(s);
+    Values values = draw_values(op, 15, true);
+    for (size_t i = 0; i < values.inputs[0].size(); ++i) {
+      const double token = double(i / size_t(3 * D));
+      values.inputs[0][i] = double(float(bf16(float(values.inputs[0][i] * (1 + token / 30)))));
+    }
+    const Outcome fast = run_on_warpgroups(op, values);
+    const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
+    expect_close(fast.y, exact.y, 1e-2, op.name);
+    for (double d : fast.input_gradients[0]) ASSERT_TRUE(std::isfinite(d));
+  }
+}
+
+// Widths that the kernels aren't made for go the other way, whatever is asked for.
+TEST(AttentionWgmmaKernels, OtherWidthsAreLeftToSingleWarps) {
+  SKIP_WITHOUT_KERNELS();
+  for (const int64_t D : {48, 96}) {
+    const AttentionSize s{.B = 1, .T = 33, .heads = 2, .kv_heads = 0, .D = D, .causal = true};
+    const OpCase op = attention_case(s);
+    const Values values = draw_values(op, 16, true);
+    EXPECT_EQ(run_on_warpgroups(op, values).y, run_on_warps(op, values).y) << op.name;
+  }
+}
+
+}  // namespace
+}  // namespace dyt::test

@@ -7,6 +7,8 @@
 //   - a block's threads run in ascending, descending or shuffled order, with the warps in step or
 //     one far ahead of the others; results must agree, so a missing barrier shows;
 //   - a barrier that not every thread reaches is reported, with the threads and the lines;
+//   - asynchronous copies and products of warpgroups are done when they are waited for, and not
+//     before, so a missing wait shows, and what is overwritten too soon;
 //   - shared memory and fresh device memory are filled with NaN, so what was never written shows;
 //   - device memory is unreadable outside kernels and copies, so host code that touches it faults,
 //     and every buffer ends at a guard page; the report names the kernel, block and thread;

@@ -3,12 +3,14 @@
 // (PTX ISA 9.0, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Operation"; its sections
 // are named) and what it means, for the emulator (core/emulator_async.cpp).
 //
-// All 128 threads of a warpgroup call all of this together. Warp w of 4 holds rows 16 w .. 16 w +
-// 15 of A (64, 16) and of the sums D (64, N), in registers as mma.sync has them ("Register
-// Fragments" of m64nNk16; core/tensor_core.h draws them): with lane = 4 g + t
+// All 128 threads of a warpgroup call all of this together. Warp w of 4 holds the rows from 16 w on
+// of A (64, 16) and of the sums D (64, N), in registers as mma.sync has them ("Register Fragments",
+// m64nNk16; core/tensor_core.h draws them). With lane = 4 g + t, a thread has of these 16 rows
 //
-//   A    a[0], a[1]: rows g, g + 8, columns 2t, 2t+1   a[2], a[3]: the same rows, columns 2t+8,
-//   2t+9 D    d[j][0], d[j][1]: row g, columns 8j + 2t, 8j + 2t + 1     d[j][2], d[j][3]: row g + 8
+//   A    a[0]: row g,     columns 2t, 2t+1      a[2]: row g,     columns 2t+8, 2t+9
+//        a[1]: row g + 8, columns 2t, 2t+1      a[3]: row g + 8, columns 2t+8, 2t+9
+//   D    d[j][0], d[j][1]: row g, columns 8j + 2t, 8j + 2t + 1
+//        d[j][2], d[j][3]: row g + 8, the same columns
 //
 // In what order things happen ("Async Proxy", "wgmma.fence"):
 //
@@ -26,15 +28,15 @@
 // Tiles. What comes from shared memory is cut into rows of 128 bytes, 64 bf16; 8 rows, 1024 bytes,
 // are an atom, which begins at a multiple of 1024. In the atom the 16-byte chunk c of row r lies at
 // chunk c ^ r: bits 4 to 6 of an address ^= its bits 7 to 9 ("Shared Memory Matrix Layout", 128B
-// swizzling; CUTLASS: Swizzle<3,4,3>). chunk_at<64> of layers/attention_fragments.h is the same. A
-// product meets such a tile in one of two ways ("Strides", "Canonical Layouts"; in CUTLASS
-// make_gmma_desc(), layout type B128):
+// swizzling; CUTLASS: Swizzle<3,4,3>). A product meets such a tile in one of two ways ("Major-ness
+// supported by Strides"; CUTLASS: make_gmma_desc(), layout type B128; ThunderKittens' descriptors
+// have the same numbers):
 //
 //   K-major    what is multiplied runs along the rows: a tile (rows, 64) as A, or as B with a row
 //              per column of the product. Byte of (row, k):
-//                row / 8 * stride + row % 8 * 128 + 2 k,                  leading is not used
-//              The next 16 of k begin 32 bytes further on in the same atom: the swizzle is one of
-//              addresses, so that they may be added to the start.
+//                row / 8 * stride + row % 8 * 128 + 2 k            (leading is not used)
+//              The next 16 of k begin 32 bytes further on in the same atom: what is swizzled is the
+//              whole address, so that this may be added to the start.
 //   MN-major   what is multiplied runs across the rows: a tile (k, 64) as B, a column of the tile
 //              per column of the product ("imm-trans-b"). Byte of (k, n):
 //                n / 64 * leading + k / 8 * stride + k % 8 * 128 + 2 (n % 64)

@@ -8,10 +8,9 @@
 //   - Tiles of 64 streamed rows are taken whole: s and dp are (64, 64) to a warpgroup. In both
 //     products the tensor cores read either side from shared memory, in the next ones, p' dy, ds' q
 //     and ds k, only the right one.
-//   - The products are started as soon as their sides are there and waited for only when the
-//   numbers
-//     are wanted: dp is multiplied while p = 2^(s - lse) is computed from s, and dv grows while ds
-//     is computed from dp.
+//   - Products are started as soon as their sides are there and waited for when the numbers are
+//     wanted: dp is multiplied while p = 2^(s - lse) is computed from s, and dv grows while ds is
+//     computed from dp.
 #include "layers/attention_warpgroups.h"
 #include "layers/attention_wgmma.h"
 
@@ -85,12 +84,15 @@ __global__ void __launch_bounds__(max_threads, W == 64 ? 2 : 1)
     wait_for_copies<0>();
     fence_async_proxy();
     __syncthreads();  // everybody's part of this tile is here, and nobody reads the last one
-    load_step(first + N);
-    if (first >= keys_of_group) continue;
+    if (first >= keys_of_group) {
+      load_step(first + N);
+      continue;
+    }
     float s[1][N / 8][4], ds[N / 8][4];
     warpgroup_fence();
     start_scores<W, N>(s[0], k_major(q_tile + group_row * 64), k_major(k_tiles + tile));
     start_scores<W, N>(ds, k_major(dy_tile + group_row * 64), k_major(v_tiles + tile));
+    load_step(first + N);  // meanwhile
     warpgroup_wait<1>(s[0]);
     if (first + N > seen_by_all) {
       hide_columns(s, [&](int r) { return keys_of(row + r) - first - 2 * my.t; });
@@ -181,13 +183,16 @@ __global__ void __launch_bounds__(max_threads, 1)
     wait_for_copies<0>();
     fence_async_proxy();
     __syncthreads();  // everybody's part of this tile is here, and nobody reads the last one
-    load_step((stage + 1) % stages);
     const int tile = stage * N * W, first = step.first;
-    if (first + N <= first_query(at.first + group_row)) continue;
+    if (first + N <= first_query(at.first + group_row)) {
+      load_step((stage + 1) % stages);
+      continue;
+    }
     float p[1][N / 8][4], ds[N / 8][4];
     warpgroup_fence();
     start_scores<W, N>(p[0], k_major(k_tile + group_row * 64), k_major(q_tiles + tile));
     start_scores<W, N>(ds, k_major(v_tile + group_row * 64), k_major(dy_tiles + tile));
+    load_step((stage + 1) % stages);  // meanwhile
     warpgroup_wait<1>(p[0]);
     if (first < first_query(warp_first + 15)) {
       const int key = warp_first + my.g;

@@ -1,6 +1,5 @@
 // The wrappers of core/warpgroup.h, on whatever runs kernels here: the emulator's meaning of each
-// instruction and, on a Hopper GPU, the instruction itself; and in the emulator, that mistakes
-// show.
+// instruction and, on a Hopper GPU, the instruction itself. In the emulator, mistakes must show.
 #include <gtest/gtest.h>
 
 #include "core/device.h"
@@ -172,8 +171,7 @@ enum class Bug {
 };
 
 // d (64, 64) = a (64, 16) b (16, 64), a product whose sums are 16 in the first 32 columns, where b
-// has ones like a, and 0 in the others. Both are copied to tiles (64, 64), the rest of which is
-// zeros.
+// has ones like a, and 0 in the others. Both are copied to tiles (64, 64), zeros but for them.
 __global__ void product_with(Bug bug, float* out, const bf16* ones) {
   DYNAMIC_SHARED_TILES(bf16, tiles);
   const int thread = int(threadIdx.x);

@@ -28,8 +28,7 @@ Outcome run_on_warps(const OpCase& op, const Values& values) {
 }
 
 // One and several tiles of 128 owned rows, the second warpgroup with and without rows, and of 64
-// and 128 streamed ones; full and not, causal with and without tiles that nobody sees, shared
-// heads.
+// and 128 streamed ones; full and not; causal with and without tiles that nobody sees.
 const std::vector<AttentionSize> sizes = {
     {.B = 3, .T = 1, .heads = 2, .kv_heads = 0, .D = 64, .causal = true},
     {.B = 1, .T = 7, .heads = 3, .kv_heads = 1, .D = 128, .causal = false},

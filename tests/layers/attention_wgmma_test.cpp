@@ -65,9 +65,9 @@ TEST(AttentionWgmmaKernels, AgreeWithTheOthers) {
   }
 }
 
-// Texts of different lengths, as queries and keys of one sequence and of two, and queries that are
-// the last of more keys.
-TEST(AttentionWgmmaKernels, LengthsAndOtherNumbersOfKeys) {
+// Texts of different lengths; other numbers of keys than of queries; gradients that are added to
+// what is there.
+TEST(AttentionWgmmaKernels, LengthsOtherKeysAndSumsOfGradients) {
   SKIP_WITHOUT_KERNELS();
   if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
   const auto upload = [](Tape& tape, const std::vector<int32_t>& lengths) {
@@ -90,8 +90,21 @@ TEST(AttentionWgmmaKernels, LengthsAndOtherNumbersOfKeys) {
            }},
       {.name = "cross attention, few keys",
        .inputs = {{2, 200, 2 * 64}, {2, 3, 4 * 64}},
+       .run = [](Tape& tape, const std::vector<Tensor>& x,
+                 Parameters&) { return cross_attention(tape, x[0], x[1], {.heads = 2}); }},
+      {.name = "queries read twice",
+       .inputs = {{1, 70, 2 * 64}, {1, 70, 2 * 64}},
+       .run =
+           [](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
+             const AttentionOptions options{.heads = 2, .kv_heads = 1};
+             return cross_attention(tape, x[0], cross_attention(tape, x[0], x[1], options),
+                                    options);
+           }},
+      {.name = "keys read twice",
+       .inputs = {{1, 70, 2 * 64}, {1, 70, 2 * 64}},
        .run = [](Tape& tape, const std::vector<Tensor>& x, Parameters&) {
-         return cross_attention(tape, x[0], x[1], {.heads = 2});
+         const AttentionOptions options{.heads = 2, .kv_heads = 1};
+         return cross_attention(tape, cross_attention(tape, x[0], x[1], options), x[1], options);
        }}};
   for (const OpCase& op : cases) {
     const Values values = draw_values(op, 14, true);
@@ -135,6 +148,19 @@ TEST(AttentionWgmmaKernels, OtherWidthsAreLeftToSingleWarps) {
     const Values values = draw_values(op, 16, true);
     EXPECT_EQ(run_on_warpgroups(op, values).y, run_on_warps(op, values).y) << op.name;
   }
+}
+
+// Distances within a sample have 32 bits in these kernels.
+TEST(AttentionWgmma, LongSamplesAreLeftToSingleWarps) {
+  const bool before = attention_on_warpgroups;
+  attention_on_warpgroups = true;
+  const AttentionShape shape{1, 1 << 20, 1 << 20, 1, 1, 64, true, 0.125};
+  const auto fits = [&](int64_t row) {
+    return fits_warpgroups(shape, Heads<const bf16>{nullptr, 0, row});
+  };
+  EXPECT_EQ(fits(2047), warpgroups_run_here());
+  EXPECT_FALSE(fits(2048));
+  attention_on_warpgroups = before;
 }
 
 }  // namespace

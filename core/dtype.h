@@ -26,7 +26,16 @@ struct bf16 {
       bits = uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);  // round to nearest, ties to even
     }
   }
-  HOST_DEVICE operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
+  HOST_DEVICE operator float() const {
+#if defined(__CUDA_ARCH__)
+    // The same in one instruction (prmt): of a shift, nvcc makes two, one to get at the 16 bits.
+    float value;
+    asm("mov.b32 %0, {0, %1};" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    return std::bit_cast<float>(uint32_t(bits) << 16);
+#endif
+  }
 };
 
 enum class DType { f32, f64, bf16, i32 };

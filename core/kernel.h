@@ -24,6 +24,17 @@ __device__ inline Pack<T, N> load(const T* from) {
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
 
+// The same, or zeros. They go from one register to another as words: to nvcc, which sees the
+// numbers in them, a pack that is either would be three instructions for each.
+template <int N, class T>
+__device__ inline Pack<T, N> load_if(bool exists, const T* from) {
+  constexpr int words = int(N * sizeof(T) / 4);
+  static_assert(words >= 4);
+  Pack<uint32_t, words> bits = {};
+  if (exists) bits = load<words>(reinterpret_cast<const uint32_t*>(from));
+  return std::bit_cast<Pack<T, N>>(bits);
+}
+
 template <int N, class T>
 __device__ inline void store(T* to, const Pack<T, N>& pack) {
 #if defined(DYT_EMULATED)

@@ -1,5 +1,5 @@
 // Tensor cores and asynchronous copies: the instructions that CUDA C++ has no words for. Only .cu
-// files include this, and no other file holds PTX.
+// files include this; PTX is here, and one line of it in core/dtype.h.
 //
 // Each wrapper has two bodies: the instruction (PTX ISA 9.0; the sections are named), and what it
 // means, for the emulator. All of a warp call mma and ldmatrix together.

@@ -2,6 +2,8 @@
 // With `centered`, LayerNorm. Without, RMSNorm: the mean is 0 and is not stored, mean(g) drops out
 // of dx, and there is no beta. Only .cu files include this.
 #pragma once
+#include <bit>
+
 #include "core/kernel.h"
 #include "core/reduce.h"
 #include "core/tape.h"
@@ -52,106 +54,106 @@ __global__ void __launch_bounds__(256)
   if (lane == 0) rstd[r] = s;
 }
 
-// What is known of some of a row's numbers: how many there are, their mean, and the sum of the
-// squares around it (around 0 in RMSNorm).
-struct RowMoments {
-  float n, mean, squares;
-};
-
-// The same of the whole row of C numbers, from those of the W warps that share it. Squares around a
-// mean m of n numbers are around another, M, greater by n (m - M)^2: no large numbers are
-// subtracted, and the warps meet once, where first agreeing on the mean would make it twice.
-template <bool centered>
-__device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exchange)[8], int C,
-                                        int W) {
-  if (W == 1) return own;
-  const int warp = int(threadIdx.y), first = warp / W * W;
-  if (threadIdx.x == 0) exchange[warp] = own;
-  __syncthreads();
-  RowMoments all = {float(C), 0, 0};
-  if (centered) {
-    for (int w = first; w < first + W; ++w) all.mean += exchange[w].n * exchange[w].mean;
-    all.mean /= float(C);
-  }
-  for (int w = first; w < first + W; ++w) {
-    const float d = exchange[w].mean - all.mean;
-    all.squares += exchange[w].squares + (centered ? exchange[w].n * d * d : 0.0f);
-  }
-  return all;
+// The sum over W neighbouring lanes, the same in all of them; W is a power of two.
+__device__ inline float sum_over_lanes(float value, int W) {
+  for (int m = 1; m < W; m *= 2) value += __shfl_xor_sync(all_lanes, value, m);
+  return value;
 }
 
-// v2: W warps to a row. Each lane asks for its N packs at once, keeps them in registers, and has
-// the row there for the mean, the squares and the result: x is read once. With `adds`, x + f is
-// normalised, and written on the way. Reads x and writes y: 4 bytes per element in bf16; with f, 8.
+// What is known of some of a row's numbers: how many there are, their sum, and the sum of their
+// squares around their mean (around 0 in RMSNorm).
+struct RowMoments {
+  float n, sum, squares;
+  __device__ float mean() const { return __fdividef(sum, fmaxf(n, 1.0f)); }
+};
+
+// Sum and squares of the whole row of C numbers, from those of the W warps that share it. Squares
+// around a mean m of n numbers are around another, M, greater by n (m - M)^2: no large numbers are
+// subtracted, and the warps meet once, where first agreeing on the mean would make it twice. Each
+// lane fetches one warp's numbers, and the lanes add them up.
+template <bool centered>
+__device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exchange)[8],
+                                        float inverse_C, int W) {
+  if (W == 1) return own;
+  const int warp = int(threadIdx.y), lane = int(threadIdx.x);
+  if (lane == 0) exchange[warp] = own;
+  __syncthreads();
+  const RowMoments other = exchange[(warp & ~(W - 1)) + (lane & (W - 1))];
+  if (!centered) return {0, 0, sum_over_lanes(other.squares, W)};
+  const float sum = sum_over_lanes(other.sum, W), d = other.mean() - inverse_C * sum;
+  return {0, sum, sum_over_lanes(other.squares + other.n * d * d, W)};
+}
+
+// v2: W = 2^log_W warps to a row. Each lane asks for its N packs at once, keeps their numbers in
+// registers, and has the row there for the mean, the squares and the result: x is read once. With
+// `adds`, x + f is normalised, and written on the way. Reads x and writes y: 4 bytes per element in
+// bf16; with f, 8.
+//
+// In the time in which an H200 moves them, an SM issues 28 instructions for each element. So they
+// count (cuobjdump -sass shows them): a number is converted once, what doesn't exist is 0 instead
+// of a branch, and nothing is divided by W, which would be 20 instructions.
 template <bool centered, bool adds, int V, int N, class T>
 __global__ void __launch_bounds__(256)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
-                            const float* gamma, const float* beta, float epsilon, int64_t rows,
-                            int C, int W) {
+                            const float* gamma, const float* beta, float epsilon, float inverse_C,
+                            int64_t rows, int C, int log_W) {
   SHARED(RowMoments, exchange, [8]);
-  const int lane = int(threadIdx.x), warp = int(threadIdx.y);
-  const int64_t r = int64_t(blockIdx.x) * (8 / W) + warp / W;
-  const bool active = r < rows;
-  const int first_pack = warp % W * 32 + lane;
-  Pack<T, V> held[N] = {}, more[N] = {};
+  const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
+  const int64_t r = int64_t(blockIdx.x) * (8 >> log_W) + (warp >> log_W);
+  const int warp_of_row = warp & (W - 1), apart = 32 * V << log_W;  // channels, as is `first`
+  const int first = (warp_of_row * 32 + lane) * V;
+  const int64_t at = r * C + first;
+  // Of the packs only the last can lie beyond C: that of so many channels of the warp does not.
+  const int last = max(0, min(32 * V, C - (N - 1) * apart - warp_of_row * 32 * V));
+  const auto in_row = [&](int n) { return n < N - 1 || lane * V < last; };
+  float held[N][V];
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const int c = (n * 32 * W + first_pack) * V;
-    if (!active || c >= C) continue;
-    held[n] = load<V>(x + r * C + c);
-    if (adds) more[n] = load<V>(branch.f + r * C + c);
-  }
-  if (adds) {
-    const float scale = active ? branch.scale_of(r) : 0.0f;
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const int c = (n * 32 * W + first_pack) * V;
+    const bool exists = r < rows && in_row(n);
+    Pack<T, V> in = load_if<V>(exists, x + at + n * apart);
+    if (adds) {
+      const Pack<T, V> more = load_if<V>(exists, branch.f + at + n * apart);
+      const float scale = exists ? branch.scale_of(r) : 0.0f;
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        held[n].v[i] = T(float(held[n].v[i]) + (scale != 0 ? scale * float(more[n].v[i]) : 0.0f));
+        in.v[i] = T(float(in.v[i]) + (scale != 0 ? scale * float(more.v[i]) : 0.0f));
       }
-      if (active && c < C) store<V>(branch.sum + r * C + c, held[n]);
+      if (exists) store<V>(branch.sum + at + n * apart, in);
     }
+#pragma unroll
+    for (int i = 0; i < V; ++i) held[n][i] = float(in.v[i]);
   }
-  RowMoments own = {0, 0, 0};  // of the warp
+  RowMoments own = {float((N - 1) * 32 * V + last), 0, 0};  // of the warp
+  float around = 0;
   if (centered) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      own.n += float(max(0, min(32 * V, C - (n * 32 * W + warp % W * 32) * V)));
 #pragma unroll
-      for (int i = 0; i < V; ++i) own.mean += float(held[n].v[i]);  // 0 beyond C
+      for (int i = 0; i < V; ++i) own.sum += held[n][i];
     }
-    own.mean = warp_sum(own.mean) / max(own.n, 1.0f);
+    own.sum = warp_sum(own.sum);
+    around = own.mean();
   }
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    if ((n * 32 * W + first_pack) * V >= C) continue;
+    const float m = in_row(n) ? around : 0.0f;
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float d = float(held[n].v[i]) - own.mean;
-      own.squares += d * d;
-    }
+    for (int i = 0; i < V; ++i) own.squares += (held[n][i] - m) * (held[n][i] - m);
   }
   own.squares = warp_sum(own.squares);
-  const RowMoments row = over_warps<centered>(own, exchange, C, W);
-  const float m = row.mean, s = rsqrtf(row.squares / float(C) + epsilon);
-  if (!active) return;
+  const RowMoments row = over_warps<centered>(own, exchange, inverse_C, W);
+  const float m = inverse_C * row.sum, s = rsqrtf(inverse_C * row.squares + epsilon);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const int c = (n * 32 * W + first_pack) * V;
-    if (c >= C) continue;
-    Pack<float, V> scale, offset;
-    if (gamma) scale = load<V>(gamma + c);
-    if (beta) offset = load<V>(beta + c);
+    if (r >= rows || !in_row(n)) continue;
+    const int c = first + n * apart;
+    const Pack<float, V> scale = load<V>(gamma + c), offset = load_if<V>(beta, beta + c);
     float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float xhat = (float(held[n].v[i]) - m) * s;
-      out[i] = (gamma ? scale.v[i] : 1.0f) * xhat + (beta ? offset.v[i] : 0.0f);
-    }
-    store<V>(y + r * C + c, out);
+    for (int i = 0; i < V; ++i) out[i] = scale.v[i] * ((held[n][i] - m) * s) + offset.v[i];
+    store<V>(y + at + n * apart, out);
   }
-  if (first_pack > 0) return;
+  if (first > 0 || r >= rows) return;
   if (centered) mean[r] = m;
   rstd[r] = s;
 }
@@ -182,49 +184,63 @@ __device__ inline void write_partials(float* partials, float (&tile)[8][32 * V],
 // in registers all the way down, which leaves no room to hold the next row as well; but memory is
 // fast only if the next row has been asked for while this one is worked on. So rows come by
 // asynchronous copies through shared memory, `stages` of them under way: each thread copies its own
-// packs, to a place of its own, and waits for nobody else. At the end the sums of the block's rows
-// meet in shared memory, and the block writes one partial sum per channel.
+// packs, to a place of its own, and waits for nobody else. What doesn't exist is copied as 0: no
+// branch has to ask, and there is time for 43 instructions an element. At the end the sums of the
+// block's rows meet in shared memory, and the block writes one partial sum per channel.
 inline constexpr int row_norm_stages = 2;
+
+// Of some of a row's numbers: the sums of g and of g xhat.
+struct RowGradientSums {
+  float g, gx;
+};
 
 template <bool centered, bool add, int V, int N, class T>
 __global__ void __launch_bounds__(256, 2)
     row_norm_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials, const T* dy,
                              const T* x, const float* mean, const float* rstd, const float* gamma,
-                             int64_t rows, int C, int W) {
+                             float inverse_C, int64_t rows, int C, int log_W) {
   constexpr int stages = row_norm_stages, streams = add ? 3 : 2;
-  SHARED(float, exchange, [2][8][2]);
+  SHARED(RowGradientSums, exchange, [2][8]);
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 256): dy, x and what is in dx
-  const int lane = int(threadIdx.x), warp = int(threadIdx.y);
-  const int groups = 8 / W, group = warp / W;  // a group of W warps has a row of its own
-  const int first_pack = warp % W * 32 + lane, self = warp * 32 + lane;
+  const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
+  const int groups = 8 >> log_W, group = warp >> log_W;  // a group of W warps has a row of its own
+  const int first_c = ((warp & (W - 1)) * 32 + lane) * V, apart = 32 * V << log_W,
+            self = warp * 32 + lane;
   const int64_t step = int64_t(gridDim.x) * groups;
+  const auto in_row = [&](int n) { return n < N - 1 || first_c + n * apart < C; };
   const auto place = [&](int stage, int stream, int n) {
     return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 256 + self);
   };
   const auto ask_for = [&](int64_t r, int stage) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const int c = (n * 32 * W + first_pack) * V;
-      if (r >= rows || c >= C) continue;
-      copy_async<16>(place(stage, 0, n), dy + r * C + c, true);
-      copy_async<16>(place(stage, 1, n), x + r * C + c, true);
-      if (add) copy_async<16>(place(stage, 2, n), dx + r * C + c, true);
+      const bool exists = r < rows && in_row(n);
+      const int64_t at = exists ? r * C + first_c + n * apart : 0;
+      copy_async<16>(place(stage, 0, n), dy + at, exists);
+      copy_async<16>(place(stage, 1, n), x + at, exists);
+      if (add) copy_async<16>(place(stage, 2, n), dx + at, exists);
     }
     commit_copies();  // also of a row that doesn't exist: groups are counted
   };
-  // gamma is the same in every row: it stays in registers where there is room for it.
-  constexpr bool holds_gamma = N * V <= 16;
-  Pack<float, V> held_gamma[holds_gamma ? N : 1] = {};
-  if (holds_gamma && gamma) {
+  // gamma is the same in every row: it stays in registers where there is room for it, and so do g
+  // and xhat between the sums and the result.
+  constexpr bool holds = N * V <= 16;
+  constexpr int held = holds ? N : 1;
+  const auto gamma_of = [&](int n) { return load_if<V>(in_row(n), gamma + first_c + n * apart); };
+  Pack<float, V> held_gamma[held];
+  float g[held][V], xhat[held][V];
 #pragma unroll
-    for (int n = 0; n < (holds_gamma ? N : 1); ++n) {
-      const int c = (n * 32 * W + first_pack) * V;
-      if (c < C) held_gamma[n] = load<V>(gamma + c);
+  for (int n = 0; n < N && holds; ++n) held_gamma[n % held] = gamma_of(n);
+  // g and xhat of pack n, of the row with mean m and reciprocal deviation s; returns dy.
+  const auto compute = [&](int stage, int n, float m, float s) {
+    const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
+    const Pack<float, V> scale = holds ? held_gamma[n % held] : gamma_of(n);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      g[n % held][i] = float(up.v[i]) * scale.v[i];
+      xhat[n % held][i] = (float(in.v[i]) - m) * s;
     }
-  }
-  const auto gamma_of = [&](int n, int c) {
-    if constexpr (holds_gamma) return held_gamma[n];
-    return load<V>(gamma + c);
+    return up;
   };
   float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
   const int64_t begin = int64_t(blockIdx.x) * groups;
@@ -235,7 +251,6 @@ __global__ void __launch_bounds__(256, 2)
   int stage = 0, turn = 0;
   for (int64_t first = begin; first < rows; first += step) {
     const int64_t r = first + group;
-    const bool active = r < rows;
     const float m = next_m, s = next_s;
     if (r + step < rows) next_s = rstd[r + step];
     if (centered && r + step < rows) next_m = mean[r + step];
@@ -243,52 +258,41 @@ __global__ void __launch_bounds__(256, 2)
     float sum_g = 0, sum_gx = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const int c = (n * 32 * W + first_pack) * V;
-      if (!active || c >= C) continue;
-      const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
-      Pack<float, V> scale;
-      if (gamma) scale = gamma_of(n, c);
+      const Pack<T, V> up = compute(stage, n, m, s);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        const float dy_rc = up.v[i], xhat = (float(in.v[i]) - m) * s;
-        const float g = dy_rc * (gamma ? scale.v[i] : 1.0f);
-        sum_gamma[n][i] += dy_rc * xhat;
-        sum_beta[n][i] += dy_rc;
-        sum_g += g;
-        sum_gx += g * xhat;
+        sum_gamma[n][i] += float(up.v[i]) * xhat[n % held][i];
+        if (centered) sum_beta[n][i] += float(up.v[i]);
+        if (centered) sum_g += g[n % held][i];
+        sum_gx += g[n % held][i] * xhat[n % held][i];
       }
     }
     if (centered) sum_g = warp_sum(sum_g);
     sum_gx = warp_sum(sum_gx);
     if (W > 1) {
       // Two exchanges in turn: nobody can be two barriers ahead, so one barrier a row is enough.
-      if (lane == 0) exchange[turn][warp][0] = sum_g, exchange[turn][warp][1] = sum_gx;
+      if (lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
       __syncthreads();
-      sum_g = sum_gx = 0;
-      for (int w = group * W; w < group * W + W; ++w) {
-        sum_g += exchange[turn][w][0];
-        sum_gx += exchange[turn][w][1];
-      }
+      const RowGradientSums other = exchange[turn][(group << log_W) + (lane & (W - 1))];
+      if (centered) sum_g = sum_over_lanes(other.g, W);
+      sum_gx = sum_over_lanes(other.gx, W);
       turn ^= 1;
     }
-    const float mean_g = centered ? sum_g / float(C) : 0.0f, mean_gx = sum_gx / float(C);
+    // dx = s (g - mean_g - xhat mean_gx)
+    const float offset = s * inverse_C * sum_g, slope = s * inverse_C * sum_gx;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const int c = (n * 32 * W + first_pack) * V;
-      if (!dx || !active || c >= C) continue;
-      const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
-      Pack<float, V> scale;
-      if (gamma) scale = gamma_of(n, c);
+      if (!dx) continue;
+      if (!holds) compute(stage, n, m, s);
       Pack<T, V> before;
       if (add) before = load<V>(place(stage, 2, n));
       float out[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        const float xhat = (float(in.v[i]) - m) * s;
-        const float g = float(up.v[i]) * (gamma ? scale.v[i] : 1.0f);
-        out[i] = (add ? float(before.v[i]) : 0.0f) + s * (g - mean_g - xhat * mean_gx);
+        const float gradient = s * g[n % held][i] - offset - slope * xhat[n % held][i];
+        out[i] = add ? float(before.v[i]) + gradient : gradient;
       }
-      store<V>(dx + r * C + c, out);
+      if (r < rows && in_row(n)) store<V>(dx + r * C + first_c + n * apart, out);
     }
     ask_for(r + stages * step, stage);
     stage = stage + 1 == stages ? 0 : stage + 1;
@@ -374,10 +378,10 @@ int warps_per_row(int64_t C) {
   return W;
 }
 
-// Whether v2 can: full packs, and rows of up to 6144 channels in bf16.
+// Whether v2 can: full packs, rows of up to 6144 channels in bf16, and a gamma.
 template <class T>
-bool is_held_in_registers(int64_t C) {
-  return vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T>(C) <= 8;
+bool is_held_in_registers(const float* gamma, int64_t C) {
+  return gamma && vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T>(C) <= 8;
 }
 
 // Calls body with the packs of a lane, 1 to 3, and the warps of a row.
@@ -397,7 +401,7 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
                           int64_t C) {
   require(C < (1 << 30), "a norm's rows of ", C, " channels are more than a kernel can count");
   constexpr int full = 16 / sizeof(T);
-  if (!is_held_in_registers<T>(C)) {
+  if (!is_held_in_registers<T>(gamma, C)) {
     if (branch.f) add_branch_gpu(x, branch, rows, C);
     launch(vector_width<T>(C) == full ? row_norm_forward_kernel_v1<centered, full, T>
                                       : row_norm_forward_kernel_v1<centered, 1, T>,
@@ -407,10 +411,11 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
   }
   with_packs_per_lane<T>(C, [&](auto packs, int W) {
     constexpr int N = packs();
+    const int log_W = std::countr_zero(unsigned(W));
     launch(branch.f ? row_norm_forward_kernel<centered, true, full, N, T>
                     : row_norm_forward_kernel<centered, false, full, N, T>,
-           blocks_for(rows, 8 / W),
-           dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon, rows, int(C), W);
+           blocks_for(rows, 8 / W), dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon,
+                                                 1 / float(C), rows, int(C), log_W);
   });
 }
 
@@ -419,7 +424,7 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
                            const T* x, const float* mean, const float* rstd, const float* gamma,
                            int64_t rows, int64_t C) {
   constexpr int full = 16 / sizeof(T);
-  const bool held = is_held_in_registers<T>(C);
+  const bool held = is_held_in_registers<T>(gamma, C);
   const int V = vector_width<T>(C);
   const unsigned columns = held ? 1 : blocks_for(C, 32 * V);
   // As many blocks as run at a time, 2 on each SM: then none has to wait, and partial sums are few.
@@ -430,11 +435,12 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
   if (held) {
     with_packs_per_lane<T>(C, [&](auto packs, int W) {
       constexpr int N = packs();
+      const int log_W = std::countr_zero(unsigned(W));
       const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 256 * 16;
       launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
                  : row_norm_backward_kernel<centered, false, full, N, T>,
-             parts, dim3(32, 8),
-             ring)(dx, gamma_partials, beta_partials, dy, x, mean, rstd, gamma, rows, int(C), W);
+             parts, dim3(32, 8), ring)(dx, gamma_partials, beta_partials, dy, x, mean, rstd, gamma,
+                                       1 / float(C), rows, int(C), log_W);
     });
   } else {
     float* sums = tape.scratch<float>(2 * rows);

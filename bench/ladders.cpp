@@ -93,10 +93,11 @@ void add_elementwise(std::vector<KernelCase>& cases, const Size& s) {
       [](Tape& tape, const Inputs& x, Parameters&) { return gelu(tape, x[0], Gelu::erf); });
   add("gelu", "tanh", 1, {2 * ne}, {3 * ne},
       [](Tape& tape, const Inputs& x, Parameters&) { return gelu(tape, x[0], Gelu::tanh); });
-  // Backward dy is written to both branches; a model hands it on to one without a copy.
-  add("residual", "x + f", 2, {3 * ne}, {3 * ne},
+  // Backward dy is copied to f's gradient, and here added to x's, which has a place of its own: 2
+  // and 3 tensors. In a model it is handed on to x.
+  add("residual", "x + f", 2, {3 * ne}, {5 * ne},
       [](Tape& tape, const Inputs& x, Parameters&) { return residual_add(tape, x[0], x[1]); });
-  add("residual", "x + drop(f)", 2, {3 * ne}, {3 * ne},
+  add("residual", "x + drop(f)", 2, {3 * ne}, {5 * ne},
       [](Tape& tape, const Inputs& x, Parameters&) {
         return residual_add(tape, x[0], x[1], 0.1f);
       });
@@ -111,7 +112,7 @@ void add_elementwise(std::vector<KernelCase>& cases, const Size& s) {
        .run = [](Tape& tape, const Inputs& x,
                  Parameters& p) { return layer_scale(tape, x[0], p.find("gamma"), &x[1]); },
        .forward = {3 * ne},
-       .backward = {4 * ne}});
+       .backward = {6 * ne}});  // 3 of them where dy is added to the residual's gradient
   cases.push_back(
       {.ladder = "swiglu",
        .rung = "fused",

@@ -1,5 +1,5 @@
 // Tensor cores and asynchronous copies: the instructions that CUDA C++ has no words for. Only .cu
-// files include this; PTX is here, and one line of it in core/dtype.h.
+// files include this; PTX is here, and where bf16 is rounded and widened (core/dtype.h).
 //
 // Each wrapper has two bodies: the instruction (PTX ISA 9.0; the sections are named), and what it
 // means, for the emulator. All of a warp call mma and ldmatrix together.
@@ -155,6 +155,17 @@ __device__ inline float exp2_approx(float x) {
 #else
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// 1 / x, 0 for infinity; relative error 2^-23 ("rcp").
+__device__ inline float reciprocal_approx(float x) {
+#if defined(DYT_EMULATED)
+  return 1 / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #endif
 }

@@ -14,28 +14,20 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
+#include "layers/gelu_kernel.h"
 #include "layers/layers.h"
 #include "layers/relu.h"
 
 namespace dyt {
 namespace {
 
-#if defined(__CUDA_ARCH__)
-__device__ float exp_of(float z) { return expf(z); }
-#else
 template <class A>
-A exp_of(A z) {
-  return cpu::exp(z);
-}
-#endif
-
-template <class A>
-HOST_DEVICE A silu_value(A x) {
-  return x / (1 + exp_of(-x));
+A silu_value(A x) {
+  return x / (1 + cpu::exp(-x));
 }
 template <class A>
-HOST_DEVICE A silu_slope(A x) {
-  const A s = 1 / (1 + exp_of(-x));
+A silu_slope(A x) {
+  const A s = 1 / (1 + cpu::exp(-x));
   return s * (1 + x * (1 - s));
 }
 
@@ -104,7 +96,7 @@ __global__ void silu_forward_kernel(T* y, const T* x, int64_t packs) {
   const Pack<T, V> in = load<V>(x + p * V);
   Pack<T, V> out;
 #pragma unroll
-  for (int i = 0; i < V; ++i) out.v[i] = T(silu_value(float(in.v[i])));
+  for (int i = 0; i < V; ++i) out.v[i] = T(silu_in_kernel(float(in.v[i])));
   store<V>(y + p * V, out);
 }
 
@@ -118,7 +110,7 @@ __global__ void silu_backward_kernel(T* dx, bool add, const T* dy, const T* x, i
   if (add) out = load<V>(dx + p * V);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const float d = float(up.v[i]) * silu_slope(float(in.v[i]));
+    const float d = float(up.v[i]) * silu_slope_in_kernel(float(in.v[i]));
     out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
   }
   store<V>(dx + p * V, out);

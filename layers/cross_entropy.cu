@@ -139,16 +139,16 @@ __global__ void cross_entropy_forward_kernel(float* losses, float* max, float* l
     float risen = m;
 #pragma unroll
     for (int i = 0; i < V; ++i) risen = fmaxf(risen, float(in.v[i]));
-    sum *= expf(m - risen);
+    sum *= exp_approx(m - risen);
     m = risen;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      sum += expf(float(in.v[i]) - m);
+      sum += exp_approx(float(in.v[i]) - m);
       sum_l += float(in.v[i]);
     }
   }
   const float row_max = block_max(m);
-  const float row_sum = block_sum(sum * expf(m - row_max)), row_sum_l = block_sum(sum_l);
+  const float row_sum = block_sum(sum * exp_approx(m - row_max)), row_sum_l = block_sum(sum_l);
   if (threadIdx.x > 0) return;
   const int label = labels[r];
   const float smoothing = options.smoothing;
@@ -183,7 +183,7 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
     if (add) out = load<V>(dl + k);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const float p = expf(float(in.v[i]) - m - s);
+      const float p = exp_approx(float(in.v[i]) - m - s);
       const float q = (k + i == label ? 1 - options.smoothing : 0.0f) + off_label;
       const float d = without ? 0.0f : scale * (p - q);
       out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
@@ -208,18 +208,18 @@ __global__ void cross_entropy_soft_forward_kernel(float* losses, float* max, flo
     float risen = m;
 #pragma unroll
     for (int i = 0; i < V; ++i) risen = fmaxf(risen, float(in.v[i]));
-    sum *= expf(m - risen);
+    sum *= exp_approx(m - risen);
     if (sum_t != 0) sum_tl -= sum_t * (risen - m);
     m = risen;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      sum += expf(float(in.v[i]) - m);
+      sum += exp_approx(float(in.v[i]) - m);
       sum_t += target.v[i];
       if (target.v[i] != 0) sum_tl += target.v[i] * (float(in.v[i]) - m);
     }
   }
   const float row_max = block_max(m);
-  const float row_sum = block_sum(sum * expf(m - row_max)), row_sum_t = block_sum(sum_t);
+  const float row_sum = block_sum(sum * exp_approx(m - row_max)), row_sum_t = block_sum(sum_t);
   const float row_sum_tl = block_sum(sum_t != 0 ? sum_tl - sum_t * (row_max - m) : 0.0f);
   if (threadIdx.x > 0) return;
   max[r] = row_max;
@@ -246,7 +246,7 @@ __global__ void cross_entropy_soft_backward_kernel(T* dlogits, bool add, const f
     if (add) out = load<V>(dl + k);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const float p = expf(float(in.v[i]) - m - s);
+      const float p = exp_approx(float(in.v[i]) - m - s);
       out.v[i] = T((add ? float(out.v[i]) : 0.0f) + scale * (sum_t * p - target.v[i]));
     }
     store<V>(dl + k, out);

@@ -12,11 +12,13 @@
 //       dx = dy (Phi(x) + x phi(x))                                                 (erf)
 //       dx = dy (s + 2 x s (1 - s) du/dx),  s = (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))      (tanh)
 //
-//     The formulas of one element are in gelu.h, for linear.cu to fuse them with a bias. Nothing
+//     The formulas of one element are in gelu.h and, for kernels, gelu_kernel.h, for linear.cu to
+//     fuse them with a bias. Nothing
 //     but x is kept: Phi is computed again in the backward pass.
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "layers/gelu.h"
+#include "layers/gelu_kernel.h"
 
 namespace dyt {
 namespace {
@@ -49,7 +51,7 @@ __global__ void gelu_forward_kernel(T* y, const T* x, int64_t packs) {
   const Pack<T, V> in = load<V>(x + p * V);
   Pack<T, V> out;
 #pragma unroll
-  for (int i = 0; i < V; ++i) out.v[i] = T(gelu_value<kind>(float(in.v[i])));
+  for (int i = 0; i < V; ++i) out.v[i] = T(gelu_in_kernel<kind>(float(in.v[i])));
   store<V>(y + p * V, out);
 }
 
@@ -63,7 +65,7 @@ __global__ void gelu_backward_kernel(T* dx, bool add, const T* dy, const T* x, i
   if (add) out = load<V>(dx + p * V);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const float d = float(up.v[i]) * gelu_slope<kind>(float(in.v[i]));
+    const float d = float(up.v[i]) * gelu_slope_in_kernel<kind>(float(in.v[i]));
     out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
   }
   store<V>(dx + p * V, out);

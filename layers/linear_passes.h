@@ -6,6 +6,7 @@
 #include "core/product.h"
 #include "layers/column_walk.h"
 #include "layers/gelu.h"
+#include "layers/gelu_kernel.h"
 #include "layers/layers.h"
 
 namespace dyt {
@@ -101,7 +102,7 @@ __global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     pre.v[i] = T(float(pre.v[i]) + bias[c + i]);
-    out.v[i] = T(gelu_value<kind>(float(pre.v[i])));  // of h as it is kept
+    out.v[i] = T(gelu_in_kernel<kind>(float(pre.v[i])));  // of h as it is kept
   }
   store<V>(h + size_t(p) * V, pre);
   store<V>(y + size_t(p) * V, out);
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(256, 3)
       float dh[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        dh[i] = float(in.first.v[i]) * gelu_slope<kind>(float(in.second.v[i]));
+        dh[i] = float(in.first.v[i]) * gelu_slope_in_kernel<kind>(float(in.second.v[i]));
         sums[i] += dh[i];
       }
       store<V>(dy + r * C + at.c, dh);

@@ -9,7 +9,7 @@ namespace dyt {
 #if defined(__CUDA_ARCH__)
 __device__ float tanh_of(float z) { return tanhf(z); }
 __device__ float erf_of(float z) { return erff(z); }
-__device__ float exp_of(float z) { return exp2_approx(1.44269504088896340736f * z); }
+__device__ float exp_of(float z) { return exp_approx(z); }
 #else
 template <class A>
 A tanh_of(A z) {

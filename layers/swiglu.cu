@@ -12,6 +12,7 @@
 #include "core/cpu_math.h"
 #include "core/dispatch.h"
 #include "core/kernel.h"
+#include "layers/gelu_kernel.h"
 #include "layers/layers.h"
 
 namespace dyt {
@@ -57,7 +58,7 @@ __global__ void swiglu_forward_kernel(T* y, const T* x, int64_t packs, int C) {
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const float g = gate.v[i];
-    out.v[i] = T(g / (1 + expf(-g)) * float(up.v[i]));
+    out.v[i] = T(silu_in_kernel(g) * float(up.v[i]));
   }
   store<V>(y + p * V, out);
 }
@@ -74,7 +75,7 @@ __global__ void swiglu_backward_kernel(T* dx, bool add, const T* dy, const T* x,
   if (add) dgate = load<V>(dx + at), dup = load<V>(dx + at + C);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const float g = gate.v[i], s = 1 / (1 + expf(-g)), d = in.v[i];
+    const float g = gate.v[i], s = logistic(g), d = in.v[i];
     dgate.v[i] = T(float(dgate.v[i]) + d * float(up.v[i]) * s * (1 + g * (1 - s)));
     dup.v[i] = T(float(dup.v[i]) + d * g * s);
   }

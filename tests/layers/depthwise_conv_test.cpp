@@ -52,7 +52,8 @@ TEST(DepthwiseConv, OneTapMovesTheImage) {
 TEST(DepthwiseConvKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
   for (const Shape& images : {Shape{2, 1, 1, 8}, Shape{3, 5, 7, 3}, Shape{2, 9, 9, 40},
-                              Shape{1, 17, 19, 33}, Shape{2, 3, 18, 16}, Shape{5, 2, 2, 24}}) {
+                              Shape{1, 17, 19, 33}, Shape{2, 3, 18, 16}, Shape{5, 2, 2, 24},
+                              Shape{1, 14, 14, 16}, Shape{1, 15, 33, 24}, Shape{1, 33, 40, 8}}) {
     check_kernels(depthwise_case(images, 7));
   }
   check_kernels(depthwise_case({2, 9, 7, 40}, 3, false));

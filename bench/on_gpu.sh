@@ -20,13 +20,14 @@
 #   FILTER='*Kernels*'  SANITIZER_FILTER=...        which tests (as --gtest_filter)
 #   TESTS_LIMIT=150  MEMCHECK_LIMIT=75  RACECHECK_LIMIT=75  KERNELS_LIMIT=90  COMPARE_LIMIT=270   s
 #   COMPARE_MODELS="vit_ti4 ..."  KERNELS=NAME      what is compared and timed; default: everything
+#   DYT_ATTENTION=wgmma                             attention by wgmma (Hopper), in what is compared
 #   EXPERIMENTS="03 04"  SIZE=full  DATA=synthetic  SEEDS=3  EXPERIMENTS_LIMIT=300
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/gpu} DYT=${DYT:-./dyt_portable} DYT_TESTS=${DYT_TESTS:-./dyt_portable_tests}
 FILTER=${FILTER:-*}
 # One test per kernel, at all its awkward shapes; whole models would repeat the same kernels.
-SANITIZER_FILTER=${SANITIZER_FILTER:-*Kernels*Agree*:*Kernels*AddToAGradient*-ViT*:ConvNeXt*:ResNet*:VGG*:GPT*:*CpuOver*:Matmul*}
+SANITIZER_FILTER=${SANITIZER_FILTER:-*Kernels*Agree*:*Kernels*AddToAGradient*:WarpgroupKernels.*Product-ViT*:ConvNeXt*:ResNet*:VGG*:GPT*:*CpuOver*:Matmul*}
 mkdir -p "$OUT"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 DYT_BINARY=$(realpath "$DYT")

@@ -93,7 +93,7 @@ __device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exch
 // count (cuobjdump -sass shows them): a number is converted once, what doesn't exist is 0 instead
 // of a branch, and nothing is divided by W, which would be 20 instructions.
 template <bool centered, bool adds, int V, int N, class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, adds || N > 2 ? 4 : 5)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, float inverse_C,
                             int64_t rows, int C, int log_W) {

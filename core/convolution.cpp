@@ -56,17 +56,15 @@ void deliver(dnnl::stream& stream, const Plan::Side& side, memory& written, void
 
 bool multiplies_in_bf16() { return cpu_products() == DType::bf16 && has_bf16_instructions(); }
 
-// From 64 channels on it is faster in f32 than a direct convolution in bf16, too.
-bool uses_winograd(const ConvShape& s) {
-  if (!suits_winograd(s) || (multiplies_in_bf16() && std::min(s.Cin, s.Cout) < 64)) return false;
-  // it may not be there
-  return plan_of(Work::backward_data, s, false, {.winograd = true}).x.moves();
-}
-
-// How a convolution of such activations is multiplied.
+// How a convolution of such activations is multiplied. In bf16 directly: Winograd's algorithm,
+// which is there in f32 alone, is no faster at 64 channels and more, where it is in f32, and slower
+// where large images have to be brought into its layout.
 Numbers numbers_of(const ConvShape& s, DType activations) {
-  const bool winograd = uses_winograd(s), narrow = multiplies_in_bf16() && !winograd;
-  return {.factors = narrow ? DType::bf16 : activations, .sums = activations, .winograd = winograd};
+  if (multiplies_in_bf16()) return {.factors = DType::bf16, .sums = activations};
+  const bool winograd =
+      suits_winograd(s) &&
+      plan_of(Work::backward_data, s, false, {.winograd = true}).x.moves();  // it is there
+  return {.factors = activations, .sums = activations, .winograd = winograd};
 }
 
 // A factor as it is multiplied: itself, or rounded.

@@ -79,8 +79,7 @@ Plan make_plan(Work work, const ConvShape& s, bool with_bias, const Numbers& num
   const auto images = winograd ? memory::format_tag::nChw16c : memory::format_tag::nhwc;
   const auto algorithm =
       winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct;
-  const Numbers computed = winograd ? Numbers{} : numbers;
-  const Layouts plain(work, s, with_bias, numbers), l(work, s, with_bias, computed, images);
+  const Layouts plain(work, s, with_bias, numbers), l(work, s, with_bias, numbers, images);
   const bool adds = work == Work::forward_adding || work == Work::backward_data_adding;
   const bool forward = work == Work::forward || work == Work::forward_adding;
   const auto read = [&](const memory::desc& from, const memory::desc& wanted) {
@@ -94,7 +93,7 @@ Plan make_plan(Work work, const ConvShape& s, bool with_bias, const Numbers& num
     return side;
   };
   // Of a convolution backward, its forward one is only a hint.
-  const Layouts f = forward ? l : Layouts(Work::forward, s, with_bias, computed, images);
+  const Layouts f = forward ? l : Layouts(Work::forward, s, with_bias, numbers, images);
   const auto forward_desc =
       describe_forward(forward && adds && !winograd ? adding() : dnnl::primitive_attr(),
                        dnnl::prop_kind::forward_training, algorithm, f.x, f.packed, f.bias, f.y,

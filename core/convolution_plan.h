@@ -29,9 +29,9 @@ struct Plan {
 };
 
 // Of the three tensors of a convolution two are factors, multiplied with one another, and the third
-// their sums: their number types, f32 or bf16, as they lie in our memory. Weights and their
-// gradient are f32 there, whatever they are multiplied as. With `winograd`, by Winograd's
-// algorithm, in f32, if it suits the shape and the processor has it: then x moves.
+// their sums: their number types, f32 or bf16. Weights and their gradient are f32 in our memory,
+// whatever they are multiplied as. With `winograd`, where all are f32: by Winograd's algorithm, if
+// it suits the shape and the processor has it; then x moves.
 struct Numbers {
   DType factors = DType::f32, sums = DType::f32;
   bool winograd = false;

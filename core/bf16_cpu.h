@@ -1,6 +1,6 @@
 // Rounding to bf16 in the CPU's loops. With nvcc, which doesn't know every compiler's headers of
 // vector instructions, .cu files see only what is there for f32 and f64: loops that they share with
-// bf16 are templates, made for bf16 in a .cpp file (layers/bf16_cpu.cpp).
+// bf16 are templates, made for bf16 in a .cpp file (layers/activations_bf16.cpp).
 #pragma once
 #include <algorithm>
 #include <cstdint>

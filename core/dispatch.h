@@ -33,7 +33,7 @@ void on_either(const Tape& tape, DType dtype, F&& body) {
   }
 }
 
-// The same for ops that the cpu has in bf16, too (layers/bf16_cpu.h).
+// The same for ops that the cpu has in bf16, too (layers/activations_bf16.h).
 template <class F>
 void on_either_with_bf16(const Tape& tape, DType dtype, F&& body) {
   if (tape.on_cpu() && dtype == DType::bf16) return body(bf16{});

@@ -15,8 +15,8 @@ struct Precision {
 
 // "f32", "bf16", or "" for the device's default; Error otherwise. On the cpu bf16 is what
 // products and convolutions multiply in, for the whole process from here on; its tape and
-// parameters stay f32, and of activations those that layers/linear_bf16.h and layers/bf16_cpu.h
-// name are bf16.
+// parameters stay f32, and of activations those that layers/linear_bf16.h and
+// layers/activations_bf16.h name are bf16.
 inline Precision choose_precision(const std::string& name, Device device) {
   require(name.empty() || name == "f32" || name == "bf16", "unknown precision '", name,
           "'; choose f32 or bf16");

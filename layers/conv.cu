@@ -25,7 +25,7 @@
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "core/matmul.h"
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/conv_cpu.h"
 #include "layers/convolutions.h"
 

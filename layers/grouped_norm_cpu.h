@@ -273,7 +273,7 @@ void grouped_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, con
     write(std::false_type{});
 }
 
-// For bf16 they are made in layers/bf16_cpu.cpp.
+// For bf16 they are made in layers/activations_bf16.cpp.
 extern template void grouped_statistics_cpu(float*, float*, float*, const bf16*, float,
                                             const GroupedShape&);
 extern template void grouped_normalize_cpu<false>(bf16*, const bf16*, const Normalization<float>&,

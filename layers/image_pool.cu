@@ -21,7 +21,7 @@
 
 #include "core/dispatch.h"
 #include "core/kernel.h"
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/convolutions.h"
 #include "layers/layers.h"
 

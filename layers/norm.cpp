@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/unfused.h"
 
 namespace dyt {

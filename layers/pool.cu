@@ -9,7 +9,7 @@
 //     Backward: dx[b, t, c] = dy[b, c] / (last - first) within the range, 0 outside.
 #include "core/dispatch.h"
 #include "core/kernel.h"
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/layers.h"
 
 namespace dyt {

@@ -40,7 +40,7 @@ void relu_backward_cpu(T* dy, T* copy, bool add, const T* y, int64_t n) {
   });
 }
 
-// For bf16 they are made in layers/bf16_cpu.cpp.
+// For bf16 they are made in layers/activations_bf16.cpp.
 extern template void relu_forward_cpu(bf16*, const bf16*, const bf16*, int64_t);
 extern template void relu_backward_cpu(bf16*, bf16*, bool, const bf16*, int64_t);
 

@@ -15,7 +15,7 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/drop_path.h"
 #include "layers/layers.h"
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "layers/convolutions.h"
 #include "models/presets.h"
 

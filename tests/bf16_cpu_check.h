@@ -2,7 +2,7 @@
 // whose activations are.
 #pragma once
 #include "core/product.h"
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {

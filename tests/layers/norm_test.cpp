@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {

@@ -1,4 +1,4 @@
-#include "layers/bf16_cpu.h"
+#include "layers/activations_bf16.h"
 
 #include "core/convolution.h"
 #include "core/product.h"

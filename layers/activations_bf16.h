@@ -1,7 +1,8 @@
 // Activations in bf16 on the CPU. With --precision bf16 those of Transformers stay f32 there, but
 // for what linear_bf16.h keeps between two products. Those of ResNet and VGG are bf16, as on a GPU:
-// a quarter of their time would go by in passes over memory otherwise. The ops in between,
-// batchnorm, groupnorm, relu and conv, have loops for them; other ops get them in f32.
+// a quarter of their time would go by in passes over memory otherwise. Of the ops between their
+// convolutions batchnorm, groupnorm and relu have loops for bf16; the others (other norms, pooling,
+// drop path) widen what they get.
 #pragma once
 #include "core/tape.h"
 

@@ -276,6 +276,9 @@ Tensor max_pool(Tape& tape, const Tensor& x, int kernel, int stride, int padding
 }
 
 Tensor average_pool(Tape& tape, const Tensor& x, int kernel, int stride) {
+  if (is_bf16_on_cpu(tape, x)) {
+    return narrowed(tape, average_pool(tape, widened(tape, x), kernel, stride));
+  }
   return pool<Pooling::average>(tape, x, shape_of("average_pool", x, kernel, stride, 0));
 }
 

@@ -47,7 +47,8 @@ TEST(ImagePool, GradientsAgreeWithFiniteDifferences) {
   check_gradients(added_to_x(average_case({2, 4, 5, 3}, 1, 1)));
 }
 
-TEST(ImagePool, MaximaInBf16OnTheCpuAgreeWithF32) {
+TEST(ImagePool, OfBf16OnTheCpuAgreesWithF32) {
+  check_bf16_activations_on_the_cpu(average_case({2, 6, 8, 3}, 2, 2));
   check_bf16_activations_on_the_cpu(max_case({2, 5, 7, 3}, 3, 2, 1));
   check_bf16_activations_on_the_cpu(added_to_x(max_case({2, 4, 5, 24}, 3, 1, 1)));
 }

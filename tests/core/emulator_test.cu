@@ -4,25 +4,13 @@
 #include "core/device.h"
 #include "core/kernel.h"
 #include "core/poison.h"
+#include "tests/on_device.h"
 #include "tests/thread_order.h"
 
 #if defined(DYT_EMULATED)
 
 namespace dyt::test {
 namespace {
-
-template <class T>
-struct OnDevice {
-  explicit OnDevice(size_t n) : n(n), buffer(kernel_device, n * sizeof(T)) {}
-  T* data() const { return static_cast<T*>(buffer.data()); }
-  std::vector<T> host() const {
-    std::vector<T> v(n);
-    copy_to_host(kernel_device, v.data(), buffer.data(), n * sizeof(T));
-    return v;
-  }
-  size_t n;
-  Buffer buffer;
-};
 
 // Every thread reads what its neighbour wrote; `with_barrier` says whether it waits for it.
 __global__ void neighbour(float* out, bool with_barrier) {

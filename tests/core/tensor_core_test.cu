@@ -7,27 +7,12 @@
 #include "core/device.h"
 #include "core/kernel.h"
 #include "core/tensor_core.h"
+#include "tests/on_device.h"
 #include "tests/op_check.h"
 #include "tests/thread_order.h"
 
 namespace dyt::test {
 namespace {
-
-template <class T>
-struct OnDevice {
-  explicit OnDevice(size_t n) : n(n), buffer(kernel_device, n * sizeof(T)) {}
-  explicit OnDevice(const std::vector<T>& v) : OnDevice(v.size()) {
-    copy_to_device(kernel_device, buffer.data(), v.data(), n * sizeof(T));
-  }
-  T* data() const { return static_cast<T*>(buffer.data()); }
-  std::vector<T> host() const {
-    std::vector<T> v(n);
-    copy_to_host(kernel_device, v.data(), buffer.data(), n * sizeof(T));
-    return v;
-  }
-  size_t n;
-  Buffer buffer;
-};
 
 // Runs body in every thread order that there is.
 void in_all_orders(const std::function<void(const char*)>& body) {

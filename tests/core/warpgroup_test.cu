@@ -5,27 +5,12 @@
 #include "core/device.h"
 #include "core/kernel.h"
 #include "core/warpgroup.h"
+#include "tests/on_device.h"
 #include "tests/op_check.h"
 #include "tests/thread_order.h"
 
 namespace dyt::test {
 namespace {
-
-template <class T>
-struct OnDevice {
-  explicit OnDevice(size_t n) : n(n), buffer(kernel_device, n * sizeof(T)) {}
-  explicit OnDevice(const std::vector<T>& v) : OnDevice(v.size()) {
-    copy_to_device(kernel_device, buffer.data(), v.data(), n * sizeof(T));
-  }
-  T* data() const { return static_cast<T*>(buffer.data()); }
-  std::vector<T> host() const {
-    std::vector<T> v(n);
-    copy_to_host(kernel_device, v.data(), buffer.data(), n * sizeof(T));
-    return v;
-  }
-  size_t n;
-  Buffer buffer;
-};
 
 constexpr int depth = 128;  // of the products: two panels of 64 if K-major, 16 atoms if MN-major
 

@@ -1,7 +1,13 @@
 // What the tests of attention have in common.
 #pragma once
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
 #include "layers/layers.h"
 #include "tests/op_check.h"
+#include "tests/thread_order.h"
 
 namespace dyt::test {
 
@@ -22,6 +28,46 @@ inline OpCase attention_case(const AttentionSize& s) {
             return attention(tape, x[0],
                              {.heads = s.heads, .kv_heads = s.kv_heads, .causal = s.causal});
           }};
+}
+
+using Run = std::function<Outcome(const OpCase& op, const Values& values)>;
+
+// Kernels in bf16, `fast`, against others and against f64 on the CPU, in all thread orders. From
+// `seen_from` tokens on their bits must differ from those of the others, or they did not run.
+inline void check_fast_attention(const AttentionSize& s, uint64_t seed, const Run& fast,
+                                 const Run& others, int64_t seen_from) {
+  const OpCase op = attention_case(s);
+  const Values values = draw_values(op, seed, true);
+  const Outcome one = fast(op, values), other = others(op, values);
+  const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
+  expect_close(one.y, other.y, 1e-2, op.name + " y");
+  expect_close(one.input_gradients[0], other.input_gradients[0], 1e-2, op.name + " dqkv");
+  expect_close(one.y, exact.y, 1e-2, op.name + " y, from f64");
+  expect_close(one.input_gradients[0], exact.input_gradients[0], 1e-2, op.name + " dqkv, from f64");
+  if (s.T >= seen_from) {
+    EXPECT_NE(one.y, other.y) << op.name << ": not computed by the kernels that were asked for";
+  }
+  for_other_thread_orders([&](const char* order) {
+    const Outcome again = fast(op, values);
+    EXPECT_EQ(again.y, one.y) << op.name << " " << order;
+    EXPECT_EQ(again.input_gradients, one.input_gradients) << op.name << " " << order;
+  });
+}
+
+// Scores of many hundreds, in later tiles larger than in earlier ones: the running maximum moves.
+// Token t of one head is (1 + t / growth) times as large as the first.
+inline void check_growing_scores(const AttentionSize& s, uint64_t seed, double growth,
+                                 const Run& fast) {
+  const OpCase op = attention_case(s);
+  Values values = draw_values(op, seed, true);
+  for (size_t i = 0; i < values.inputs[0].size(); ++i) {
+    const double token = double(i / size_t(3 * s.D));
+    values.inputs[0][i] = double(float(bf16(float(values.inputs[0][i] * (1 + token / growth)))));
+  }
+  const Outcome one = fast(op, values);
+  const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
+  expect_close(one.y, exact.y, 1e-2, op.name);
+  for (double d : one.input_gradients[0]) ASSERT_TRUE(std::isfinite(d));
 }
 
 // Matrices of as many rows, side by side.

@@ -5,26 +5,31 @@
 
 #include "layers/texts.h"
 #include "tests/layers/attention_case.h"
-#include "tests/thread_order.h"
 
 namespace dyt::test {
 namespace {
 
-Outcome run_on_warpgroups(const OpCase& op, const Values& values) {
-  const bool before = attention_on_warpgroups;
-  attention_on_warpgroups = true;
-  const Outcome outcome = run_op(op, kernel_device, DType::bf16, values);
-  attention_on_warpgroups = before;
-  return outcome;
-}
+// Whatever the environment asks for.
+class AttentionOnWarpgroups {
+ public:
+  explicit AttentionOnWarpgroups(bool on) : before_(attention_on_warpgroups) {
+    attention_on_warpgroups = on;
+  }
+  ~AttentionOnWarpgroups() { attention_on_warpgroups = before_; }
+  AttentionOnWarpgroups(const AttentionOnWarpgroups&) = delete;
+  AttentionOnWarpgroups& operator=(const AttentionOnWarpgroups&) = delete;
 
-// Even if the environment asks for warpgroups.
+ private:
+  bool before_;
+};
+
+Outcome run_on_warpgroups(const OpCase& op, const Values& values) {
+  const AttentionOnWarpgroups on(true);
+  return run_op(op, kernel_device, DType::bf16, values);
+}
 Outcome run_on_warps(const OpCase& op, const Values& values) {
-  const bool before = attention_on_warpgroups;
-  attention_on_warpgroups = false;
-  const Outcome outcome = run_op(op, kernel_device, DType::bf16, values);
-  attention_on_warpgroups = before;
-  return outcome;
+  const AttentionOnWarpgroups off(false);
+  return run_op(op, kernel_device, DType::bf16, values);
 }
 
 // One and several tiles of 128 owned rows, the second warpgroup with and without rows, and of 64
@@ -44,24 +49,7 @@ TEST(AttentionWgmmaKernels, AgreeWithTheOthers) {
   SKIP_WITHOUT_KERNELS();
   if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
   for (const AttentionSize& s : sizes) {
-    const OpCase op = attention_case(s);
-    const Values values = draw_values(op, 13, true);
-    const Outcome fast = run_on_warpgroups(op, values);
-    const Outcome warps = run_on_warps(op, values);
-    const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
-    expect_close(fast.y, warps.y, 1e-2, op.name + " y");
-    expect_close(fast.input_gradients[0], warps.input_gradients[0], 1e-2, op.name + " dqkv");
-    expect_close(fast.y, exact.y, 1e-2, op.name + " y, from f64");
-    expect_close(fast.input_gradients[0], exact.input_gradients[0], 1e-2,
-                 op.name + " dqkv, from f64");
-    if (s.T > 100) {
-      EXPECT_NE(fast.y, warps.y) << op.name << ": not computed by warpgroups";
-    }
-    for_other_thread_orders([&](const char* order) {
-      const Outcome again = run_on_warpgroups(op, values);
-      EXPECT_EQ(again.y, fast.y) << op.name << " " << order;
-      EXPECT_EQ(again.input_gradients, fast.input_gradients) << op.name << " " << order;
-    });
+    check_fast_attention(s, 13, run_on_warpgroups, run_on_warps, 101);
   }
 }
 
@@ -120,22 +108,12 @@ TEST(AttentionWgmmaKernels, LengthsOtherKeysAndSumsOfGradients) {
   }
 }
 
-// Scores of many hundreds, in later tiles larger than in earlier ones: the running maximum moves.
 TEST(AttentionWgmmaKernels, LargeAndGrowingScoresStayFinite) {
   SKIP_WITHOUT_KERNELS();
   if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
   for (const int64_t D : {64, 128}) {
-    const AttentionSize s{.B = 1, .T = 300, .heads = 1, .kv_heads = 0, .D = D, .causal = false};
-    const OpCase op = attention_case(s);
-    Values values = draw_values(op, 15, true);
-    for (size_t i = 0; i < values.inputs[0].size(); ++i) {
-      const double token = double(i / size_t(3 * D));
-      values.inputs[0][i] = double(float(bf16(float(values.inputs[0][i] * (1 + token / 30)))));
-    }
-    const Outcome fast = run_on_warpgroups(op, values);
-    const Outcome exact = run_op(op, Device::cpu, DType::f64, values);
-    expect_close(fast.y, exact.y, 1e-2, op.name);
-    for (double d : fast.input_gradients[0]) ASSERT_TRUE(std::isfinite(d));
+    check_growing_scores({.B = 1, .T = 300, .heads = 1, .kv_heads = 0, .D = D, .causal = false}, 15,
+                         30, run_on_warpgroups);
   }
 }
 
@@ -152,15 +130,13 @@ TEST(AttentionWgmmaKernels, OtherWidthsAreLeftToSingleWarps) {
 
 // Distances within a sample have 32 bits in these kernels.
 TEST(AttentionWgmma, LongSamplesAreLeftToSingleWarps) {
-  const bool before = attention_on_warpgroups;
-  attention_on_warpgroups = true;
+  const AttentionOnWarpgroups on(true);
   const AttentionShape shape{1, 1 << 20, 1 << 20, 1, 1, 64, true, 0.125};
   const auto fits = [&](int64_t row) {
     return fits_warpgroups(shape, Heads<const bf16>{nullptr, 0, row});
   };
   EXPECT_EQ(fits(2047), warpgroups_run_here());
   EXPECT_FALSE(fits(2048));
-  attention_on_warpgroups = before;
 }
 
 }  // namespace

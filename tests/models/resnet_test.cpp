@@ -68,7 +68,7 @@ TEST(ResNet, KeepsItsActivationsInBf16OnTheCpu) {
     EXPECT_NE(narrow, wide);
     EXPECT_EQ(wide_type, DType::f32);
     const bool keeps = kind != NormKind::dyt && kind != NormKind::layernorm;
-    if (has_convolution_library() && has_bf16_instructions()) {
+    if (library_convolves_in_bf16()) {
       EXPECT_EQ(narrow_type, keeps ? DType::bf16 : DType::f32) << name_of(kind);
     }
   }

@@ -54,13 +54,11 @@ void deliver(dnnl::stream& stream, const Plan::Side& side, memory& written, void
   if (side.moves()) side.move.execute(stream, written, plain);
 }
 
-bool multiplies_in_bf16() { return cpu_products() == DType::bf16 && has_bf16_instructions(); }
-
 // How a convolution of such activations is multiplied. In bf16 directly: Winograd's algorithm,
 // which is there in f32 alone, is no faster at 64 channels and more, where it is in f32, and slower
 // where large images have to be brought into its layout.
 Numbers numbers_of(const ConvShape& s, DType activations) {
-  if (multiplies_in_bf16()) return {.factors = DType::bf16, .sums = activations};
+  if (library_convolves_in_bf16()) return {.factors = DType::bf16, .sums = activations};
   const bool winograd =
       suits_winograd(s) &&
       plan_of(Work::backward_data, s, false, {.winograd = true}).x.moves();  // it is there
@@ -228,6 +226,10 @@ void backward_weights(float* dweight, float* dbias, const void* dy, const void* 
 
 bool has_convolution_library() { return true; }
 
+bool library_convolves_in_bf16() {
+  return cpu_products() == DType::bf16 && has_bf16_instructions();
+}
+
 void library_convolution(void* y, const void* x, DType activations, const float* weight,
                          const float* bias, const ConvShape& s) {
   const Numbers numbers = numbers_of(s, activations);
@@ -259,6 +261,7 @@ void library_convolution_backward(void* dx, bool add, float* dweight, float* dbi
 namespace dyt {
 
 bool has_convolution_library() { return false; }
+bool library_convolves_in_bf16() { return false; }
 
 void library_convolution(void*, const void*, DType, const float*, const float*, const ConvShape&) {
   fail("built without oneDNN");

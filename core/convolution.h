@@ -20,9 +20,11 @@ struct ConvShape {
 
 // Whether the functions below can be called: oneDNN is built in.
 bool has_convolution_library();
+// Whether they multiply in bf16: cpu_products() says so, and the processor has instructions for it.
+bool library_convolves_in_bf16();
 
-// In what follows, x, y and their gradients are all of the number type `activations`, f32 or, where
-// has_bf16_instructions(), bf16. With cpu_products() bf16, f32 is rounded to be multiplied.
+// In what follows, x, y and their gradients are all of the number type `activations`, f32 or, while
+// library_convolves_in_bf16(), bf16. Then f32 is rounded to be multiplied.
 
 // y = x * weight + bias; bias may be null.
 void library_convolution(void* y, const void* x, DType activations, const float* weight,

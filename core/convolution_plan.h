@@ -31,7 +31,7 @@ struct Plan {
 // Of the three tensors of a convolution two are factors, multiplied with one another, and the third
 // their sums: their number types, f32 or bf16. Weights and their gradient are f32 in our memory,
 // whatever they are multiplied as. With `winograd`, where all are f32: by Winograd's algorithm, if
-// it suits the shape and the processor has it; then x moves.
+// the processor has it; then x moves. It must suit the shape.
 struct Numbers {
   DType factors = DType::f32, sums = DType::f32;
   bool winograd = false;

@@ -6,13 +6,6 @@
 namespace dyt {
 namespace {
 
-template <class T>
-void add_cpu(T* dx, const T* dy, int64_t n) {
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < n; ++i) dx[i] += dy[i];
-}
-void add_cpu(bf16* dx, const bf16* dy, int64_t n) { add(dx, dy, n); }
-
 // One thread per pack; moves three numbers per element.
 template <int V, class T>
 __global__ void add_kernel(T* dx, const T* dy, int64_t packs) {
@@ -41,7 +34,7 @@ void add_gradient(Tape& tape, const Tensor& y, const Tensor& x) {
     using T = decltype(t);
     const auto dx = tape.gradient<T>(x);
     const T* dy = tape.gradient_of_output<T>(y);
-    if (tape.on_cpu()) return add_cpu(dx.data, dy, x.size());
+    if (tape.on_cpu()) return add(dx.data, dy, x.size());
     if constexpr (gpu_computes<T>) add_gpu(dx.data, dy, x.size());
   });
 }

@@ -12,20 +12,15 @@ void widen(float* to, const bf16* from, int64_t n) {
   cpu::put_all(to, n, [=](int64_t i) { return float(from[i]); });
 }
 
-void add(bf16* to, const bf16* from, int64_t n) {
-  cpu::put_all(to, n, [=](int64_t i) { return float(to[i]) + float(from[i]); });
+template <class To, class From>
+void add(To* to, const From* from, int64_t n) {
+  using A = Acc<To>;
+  cpu::put_all(to, n, [=](int64_t i) { return A(to[i]) + A(from[i]); });
 }
-
-void add(bf16* to, const float* from, int64_t n) {
-  cpu::put_all(to, n, [=](int64_t i) { return float(to[i]) + from[i]; });
-}
-
-void add(float* to, const bf16* from, int64_t n) {
-  cpu::put_all(to, n, [=](int64_t i) { return to[i] + float(from[i]); });
-}
-
-void add(float* to, const float* from, int64_t n) {
-  cpu::put_all(to, n, [=](int64_t i) { return to[i] + from[i]; });
-}
+template void add(bf16*, const bf16*, int64_t);
+template void add(bf16*, const float*, int64_t);
+template void add(float*, const bf16*, int64_t);
+template void add(float*, const float*, int64_t);
+template void add(double*, const double*, int64_t);
 
 }  // namespace dyt

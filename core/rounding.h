@@ -1,4 +1,4 @@
-// From f32 to bf16 and back, whole tensors at a time, on the CPU.
+// Whole tensors on the CPU: from f32 to bf16 and back, and sums of the two.
 #pragma once
 #include <cstdint>
 
@@ -9,10 +9,8 @@ namespace dyt {
 void round_to_bf16(bf16* to, const float* from, int64_t n);  // to[0..n) = from, rounded
 void widen(float* to, const bf16* from, int64_t n);          // to[0..n) = from
 
-// to[0..n) += from, summed in f32.
-void add(bf16* to, const bf16* from, int64_t n);
-void add(bf16* to, const float* from, int64_t n);
-void add(float* to, const bf16* from, int64_t n);
-void add(float* to, const float* from, int64_t n);
+// to[0..n) += from: f32 and bf16, either to either, summed in f32; f64 to f64.
+template <class To, class From>
+void add(To* to, const From* from, int64_t n);
 
 }  // namespace dyt

@@ -1,7 +1,6 @@
 #include "layers/activations_bf16.h"
 
 #include "core/convolution.h"
-#include "core/product.h"
 #include "core/rounding.h"
 #include "layers/grouped_norm_cpu.h"
 #include "layers/linear_bf16.h"
@@ -22,41 +21,35 @@ template void grouped_backward_cpu<true>(bf16*, bool, float*, float*, const bf16
 template void relu_forward_cpu(bf16*, const bf16*, const bf16*, int64_t);
 template void relu_backward_cpu(bf16*, bf16*, bool, const bf16*, int64_t);
 
+namespace {
+
+void convert(bf16* to, const float* from, int64_t n) { round_to_bf16(to, from, n); }
+void convert(float* to, const bf16* from, int64_t n) { widen(to, from, n); }
+
+template <class To, class From>
+Tensor converted(Tape& tape, const Tensor& x) {
+  const Tensor y = tape.empty(x.shape, dtype_of<To>::value);
+  convert(y.as<To>(), x.as<From>(), x.size());
+  tape.record(y, [=, &tape] {
+    const auto dx = tape.gradient<From>(x);
+    const To* dy = tape.gradient_of_output<To>(y);
+    if (dx && dx.add) {
+      add(dx.data, dy, x.size());
+    } else if (dx) {
+      convert(dx.data, dy, x.size());
+    }
+  });
+  return y;
+}
+
+}  // namespace
+
 Tensor as_activations(Tape& tape, const Tensor& images) {
-  const bool narrow = tape.on_cpu() && images.dtype == DType::f32 &&
-                      cpu_products() == DType::bf16 && has_convolution_library() &&
-                      has_bf16_instructions();
+  const bool narrow = tape.on_cpu() && images.dtype == DType::f32 && library_convolves_in_bf16();
   return narrow ? in_bf16(tape, images) : images;
 }
 
-Tensor widened(Tape& tape, const Tensor& x) {
-  const Tensor y = tape.empty(x.shape, DType::f32);
-  widen(y.as<float>(), x.as<bf16>(), x.size());
-  tape.record(y, [=, &tape] {
-    const auto dx = tape.gradient<bf16>(x);
-    const float* dy = tape.gradient_of_output<float>(y);
-    if (dx && dx.add) {
-      add(dx.data, dy, x.size());
-    } else if (dx) {
-      round_to_bf16(dx.data, dy, x.size());
-    }
-  });
-  return y;
-}
-
-Tensor narrowed(Tape& tape, const Tensor& x) {
-  const Tensor y = tape.empty(x.shape, DType::bf16);
-  round_to_bf16(y.as<bf16>(), x.as<float>(), x.size());
-  tape.record(y, [=, &tape] {
-    const auto dx = tape.gradient<float>(x);
-    const bf16* dy = tape.gradient_of_output<bf16>(y);
-    if (dx && dx.add) {
-      add(dx.data, dy, x.size());
-    } else if (dx) {
-      widen(dx.data, dy, x.size());
-    }
-  });
-  return y;
-}
+Tensor widened(Tape& tape, const Tensor& x) { return converted<float, bf16>(tape, x); }
+Tensor narrowed(Tape& tape, const Tensor& x) { return converted<bf16, float>(tape, x); }
 
 }  // namespace dyt

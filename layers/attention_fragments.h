@@ -32,7 +32,6 @@ inline constexpr int block_size = 32 * warps;
 template <int R>
 inline constexpr int owned = 16 * R* warps;  // rows of a block
 inline constexpr int streamed = 64;          // rows of a streamed tile
-inline constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 // Where a thread stands: its warp's first row of the owned tile, and its lane as 4 g + t.
 template <int R>

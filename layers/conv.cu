@@ -211,9 +211,8 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
 // Whether oneDNN convolves. Not where patches don't overlap and are few, as where ConvNeXt halves
 // small images: then the columns are x in another order, and their product is up to 4 times as
 // fast.
-template <class T>
 bool goes_by_library(const Tape& tape, const Tensor& x, const ConvShape& s) {
-  if (!tape.on_cpu() || !has_convolution_library() || std::is_same_v<T, double>) return false;
+  if (!tape.on_cpu() || !has_convolution_library()) return false;
   const bool few_patches = s.K > 1 && s.K == s.stride && s.padding == 0 && s.pixels() <= 2048;
   return !few_patches || x.dtype == DType::bf16;
 }
@@ -222,7 +221,7 @@ template <class T>
 void conv_forward(Tape& tape, T* y, const Tensor& x, const Parameter& weight, const Parameter* bias,
                   const ConvShape& s) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (goes_by_library<T>(tape, x, s)) {
+    if (goes_by_library(tape, x, s)) {
       return library_convolution(y, x.as<T>(), x.dtype, weight.as<float>(), values_of<T>(bias), s);
     }
   }
@@ -248,7 +247,7 @@ void conv_backward(Tape& tape, const T* dy, const Tensor& x, const Parameter& we
                    const Parameter* bias, const ConvShape& s) {
   const auto dx = tape.gradient<T>(x);
   if constexpr (!std::is_same_v<T, double>) {
-    if (goes_by_library<T>(tape, x, s)) {
+    if (goes_by_library(tape, x, s)) {
       return library_convolution_backward(dx.data, dx.add, gradient_of<T>(&weight),
                                           gradient_of<T>(bias), dy, x.as<T>(), x.dtype,
                                           weight.as<float>(), s);
@@ -309,7 +308,7 @@ ConvShape shape_of(const Tensor& x, const Parameter& weight, const Parameter* bi
 Tensor conv(Tape& tape, const Tensor& x, const Parameter& weight, const Parameter* bias, int stride,
             int padding) {
   const ConvShape s = shape_of(x, weight, bias, stride, padding);
-  const bool narrow = is_bf16_on_cpu(tape, x) && has_convolution_library();
+  const bool narrow = is_bf16_on_cpu(tape, x) && library_convolves_in_bf16();
   require(x.dtype == tape.dtype() || (x.dtype == DType::f32 && !x.grad) || narrow, "conv: x holds ",
           name_of(x.dtype), " where the activations are ", name_of(tape.dtype()));
   const Tensor y = tape.empty({s.B, s.Ho(), s.Wo(), s.Cout}, narrow ? DType::bf16 : tape.dtype());

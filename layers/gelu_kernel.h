@@ -11,13 +11,11 @@
 namespace dyt {
 
 // 1 / (1 + e^-x)
-__device__ inline float logistic(float x) {
-  return reciprocal_approx(1.0f + exp_approx(-x));
-}
+__device__ inline float logistic(float x) { return reciprocal_approx(1.0f + exp_approx(-x)); }
 
 // Phi'(x), the density of the standard normal distribution.
 __device__ inline float normal_density(float x) {
-  return 0.39894228040143267794f * exp2_approx(-0.5f * log2_of_e * x * x);
+  return 0.39894228040143267794f * exp2_approx(-0.5f * log2_e * x * x);
 }
 
 // Phi(x) from x and the density: Abramowitz & Stegun 26.2.17, off by less than 7.5e-8.

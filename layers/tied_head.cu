@@ -92,7 +92,6 @@ template <bool with_gradient, int V, class T>
 __global__ void __launch_bounds__(1024)
     row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
                       LossOptions options, int vocabulary, int stored, int64_t apart) {
-  constexpr float log2_e = 1.44269504088896340736f;
   const int64_t r = blockIdx.x;
   T* l = logits + r * apart;
   const int label = labels[r];
@@ -109,16 +108,16 @@ __global__ void __launch_bounds__(1024)
       v[i] = k + i < vocabulary ? float(in.v[i]) : -FLT_MAX;
       risen = fmaxf(risen, v[i]);
     }
-    sum *= exp2_approx((max - risen) * log2_e);
+    sum *= exp_approx(max - risen);
     max = risen;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      sum += exp2_approx((v[i] - max) * log2_e);
+      sum += exp_approx(v[i] - max);
       sum_l += k + i < vocabulary ? v[i] : 0.0f;
     }
   }
   const float row_max = block_max(max);
-  const float log_sum = logf(block_sum(sum * exp2_approx((max - row_max) * log2_e)));
+  const float log_sum = logf(block_sum(sum * exp_approx(max - row_max)));
   float loss = log_sum - on_label * (at_label - row_max);
   if (off_label > 0) loss -= off_label * block_sum(sum_l) - options.smoothing * row_max;
   if (threadIdx.x == 0) losses[r] = without ? 0.0f : loss;
@@ -130,7 +129,7 @@ __global__ void __launch_bounds__(1024)
     float out[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const float p = exp2_approx((float(in.v[i]) - row_max - log_sum) * log2_e);
+      const float p = exp_approx(float(in.v[i]) - row_max - log_sum);
       const float q = (k + i == label ? on_label : 0.0f) + off_label;
       out[i] = without || k + i >= vocabulary ? 0.0f : factor * (p - q);
     }

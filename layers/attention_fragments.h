@@ -63,6 +63,33 @@ inline dim3 grid_of(TileOrder order, int rows, int tile, int heads, int64_t samp
   return order == TileOrder::by_head ? dim3(tiles, H, B) : dim3(H, B, tiles);
 }
 
+// The way of a block that owns keys through the queries: `streamed` of them at a time, of every
+// query head that its key head serves, from the first that sees one of its keys on.
+struct QueryWalk {
+  struct Step {
+    int h, first;  // of a head, the first query
+  };
+  int length, offset, T_q;
+  int begin, first_head, end_head;
+  __device__ QueryWalk(const AttentionShape& shape, const Place& at)
+      : length(shape.length_of(at.b)),
+        offset(shape.causal ? shape.T_k - shape.T_q : shape.T_k),
+        T_q(shape.T_q),
+        begin(first_query(at.first) / streamed * streamed),
+        first_head(at.h * shape.group()),
+        end_head(first_head + shape.group()) {}
+  // The first query that sees a key; none sees one beyond the length.
+  __device__ int first_query(int key) const { return key < length ? max(0, key - offset) : T_q; }
+  __device__ Step start(int first_key) const {
+    return {first_query(first_key) < T_q ? first_head : end_head, begin};
+  }
+  __device__ bool ends(const Step& step) const { return step.h >= end_head; }
+  __device__ void advance(Step& step) const {
+    step.first += streamed;
+    if (step.first >= T_q) step = {step.h + 1, begin};
+  }
+};
+
 // The place of chunk c of row r in a tile: its distance from the tile's beginning. A row of W = 64
 // is as long as all banks: 8 rows in a column need 8 different places. With W = 32 two rows are,
 // with W = 128 half a row is. Only c's lowest bits change, so for chunks 2k + b of one row, b = 0

@@ -144,23 +144,11 @@ __global__ void __launch_bounds__(block_size, 2)
   const Place at(order, M);
   const Lane<R> my;
   const int D = shape.D, length = shape.length_of(at.b), keys = min(M, shape.T_k - at.first);
-  // The first query that sees a key; none sees one beyond the length.
-  const int offset = shape.causal ? shape.T_k - shape.T_q : shape.T_k;
-  const auto first_query = [&](int key) { return key < length ? max(0, key - offset) : shape.T_q; };
   const int warp_first = at.first + my.row;
-  // A step is N queries of a head: h and the first of them.
-  struct Step {
-    int h, first;
-  };
-  const int begin = first_query(at.first) / N * N, heads = (at.h + 1) * shape.group();
-  const auto advance = [&](Step& step) {
-    step.first += N;
-    if (step.first >= shape.T_q) step = {step.h + 1, begin};
-  };
-  Step next{first_query(at.first) < shape.T_q ? heads - shape.group() : heads, begin};
-  Step step = next;
+  const QueryWalk walk(shape, at);
+  QueryWalk::Step next = walk.start(at.first), step = next;
   const auto load_step = [&](int stage) {
-    if (next.h < heads) {
+    if (!walk.ends(next)) {
       const auto [h, first] = next;
       const int left = shape.T_q - first, to = stage * N * W;
       load_tile<N, W>(shared + q_tiles + to, q.head(at.b, h, D), q.row, first, shape.T_q, D);
@@ -172,7 +160,7 @@ __global__ void __launch_bounds__(block_size, 2)
       } else {
         copy_async<4>(delta_tiles + place, delta + statistics + of_i, i < left);
       }
-      advance(next);
+      walk.advance(next);
     }
     commit_copies();
   };
@@ -183,7 +171,7 @@ __global__ void __launch_bounds__(block_size, 2)
   for (int stage = 0; stage < stages - 1; ++stage) load_step(stage);
   const float c = float(shape.scale) * log2_e;
   float dk_sums[R][W / 8][4] = {}, dv_sums[R][W / 8][4] = {};
-  for (int stage = 0; step.h < heads; stage = (stage + 1) % stages, advance(step)) {
+  for (int stage = 0; !walk.ends(step); stage = (stage + 1) % stages, walk.advance(step)) {
     wait_for_copies<stages - 2>();
     __syncthreads();  // everybody's part of this tile is here, and nobody reads the last one
     load_step((stage + stages - 1) % stages);
@@ -191,13 +179,13 @@ __global__ void __launch_bounds__(block_size, 2)
 #pragma unroll 1
     for (int part = 0; part < N; part += at_once) {
       const int first = step.first + part;
-      if (first + at_once <= first_query(warp_first) || first >= shape.T_q) continue;
+      if (first + at_once <= walk.first_query(warp_first) || first >= shape.T_q) continue;
       float p[R][C][4], ds[R][C][4];
       scores<W>(p, shared, k_tile, q_tiles + tile, part, my);
       scores<W>(ds, shared, v_tile, dy_tiles + tile, part, my);
-      if (first < first_query(warp_first + 16 * R - 1)) {
+      if (first < walk.first_query(warp_first + 16 * R - 1)) {
         const int key = warp_first + my.g;
-        hide_first_columns(p, [&](int r) { return first_query(key + r) - first - 2 * my.t; });
+        hide_first_columns(p, [&](int r) { return walk.first_query(key + r) - first - 2 * my.t; });
       }
 #pragma unroll
       for (int n = 0; n < C; ++n) {

@@ -141,23 +141,11 @@ __global__ void __launch_bounds__(max_threads, 1)
   const Place at(order, M);
   const Lane<1> my;
   const int length = shape.length_of(at.b), keys = min(M, shape.T_k - at.first);
-  // The first query that sees a key; none sees one beyond the length.
-  const int offset = shape.causal ? shape.T_k - shape.T_q : shape.T_k;
-  const auto first_query = [&](int key) { return key < length ? max(0, key - offset) : shape.T_q; };
   const int group_row = row_of_group(), warp_first = at.first + my.row;
-  // A step is N queries of a head: h and the first of them.
-  struct Step {
-    int h, first;
-  };
-  const int begin = first_query(at.first) / N * N, heads = (at.h + 1) * shape.group();
-  const auto advance_step = [&](Step& step) {
-    step.first += N;
-    if (step.first >= shape.T_q) step = {step.h + 1, begin};
-  };
-  Step next{first_query(at.first) < shape.T_q ? heads - shape.group() : heads, begin};
-  Step step = next;
+  const QueryWalk walk(shape, at);
+  QueryWalk::Step next = walk.start(at.first), step = next;
   const auto load_step = [&](int stage) {
-    if (next.h < heads) {
+    if (!walk.ends(next)) {
       const auto [h, first] = next;
       const int left = shape.T_q - first, to = stage * N * W;
       load_panels<N, W>(q_tiles + to, q.head(at.b, h, W), q.row, first, shape.T_q);
@@ -169,7 +157,7 @@ __global__ void __launch_bounds__(max_threads, 1)
       } else if (int(threadIdx.x) < 2 * N) {
         copy_async<4>(delta_tiles + place, delta + statistics + of_i, i < left);
       }
-      advance_step(next);
+      walk.advance(next);
     }
     commit_copies();
   };
@@ -179,12 +167,12 @@ __global__ void __launch_bounds__(max_threads, 1)
   load_step(0);
   const float c = float(shape.scale) * log2_e;
   float dk_sums[1][W / 8][4] = {}, dv_sums[1][W / 8][4] = {};
-  for (int stage = 0; step.h < heads; stage = (stage + 1) % stages, advance_step(step)) {
+  for (int stage = 0; !walk.ends(step); stage = (stage + 1) % stages, walk.advance(step)) {
     wait_for_copies<0>();
     fence_async_proxy();
     __syncthreads();  // everybody's part of this tile is here, and nobody reads the last one
     const int tile = stage * N * W, first = step.first;
-    if (first + N <= first_query(at.first + group_row)) {
+    if (first + N <= walk.first_query(at.first + group_row)) {
       load_step((stage + 1) % stages);
       continue;
     }
@@ -194,9 +182,9 @@ __global__ void __launch_bounds__(max_threads, 1)
     start_scores<W, N>(ds, k_major(v_tile + group_row * 64), k_major(dy_tiles + tile));
     load_step((stage + 1) % stages);  // meanwhile
     warpgroup_wait<1>(p[0]);
-    if (first < first_query(warp_first + 15)) {
+    if (first < walk.first_query(warp_first + 15)) {
       const int key = warp_first + my.g;
-      hide_first_columns(p, [&](int r) { return first_query(key + r) - first - 2 * my.t; });
+      hide_first_columns(p, [&](int r) { return walk.first_query(key + r) - first - 2 * my.t; });
     }
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {

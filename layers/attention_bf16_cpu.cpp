@@ -136,7 +136,7 @@ void product_tile(float* c, int64_t ldc, const Pair* const (&a)[tile_rows], int6
 
 // C (M, N) = A B, or += with `add`; A (M, 2 pairs), pair (m, k) at a[m * row + k * step]; B of
 // `pairs` rows of pairs. C has room for M rounded up to tile_rows; B and C for N rounded up to 16.
-template <bool add, int V = tile_vectors>
+template <bool add, int V = tile_registers>
 void product(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a, int64_t row,
              int64_t step, const Pair* b, int64_t ldb) {
   int64_t n = 0;

@@ -63,18 +63,28 @@ int64_t pad(int64_t n) {
   return (n + lanes<T> - 1) / lanes<T> * lanes<T>;
 }
 
+// A register of numbers, and how many of them in a row a tile has. g++ takes wider vectors than the
+// processor has, too, but then keeps them in memory.
 #if defined(__AVX512F__)
-inline constexpr int tile_vectors = 4;  // a tile's sums fill 16 of the 32 registers
+inline constexpr int register_bytes = 64, tile_registers = 4;  // 4 x 4 of 32 registers hold sums
+#elif defined(__AVX__)
+inline constexpr int register_bytes = 32, tile_registers = 2;  // 4 x 2 of 16
 #else
-inline constexpr int tile_vectors = 1;  // 8 of the 16 registers, which are half as wide
+inline constexpr int register_bytes = 16, tile_registers = 4;  // 4 x 4 of 32, or of SSE's 16
 #endif
 inline constexpr int tile_rows = 4;
 
-// Keeps the compiler from loading x again at every use: an AVX-512 load takes as long as the
-// multiplication it feeds.
+template <class T>
+struct Register {
+  typedef T type __attribute__((vector_size(register_bytes), aligned(sizeof(T)), may_alias));
+  static constexpr int lanes = register_bytes / sizeof(T);
+};
+
+// Keeps the compiler from loading x again at every use: a load takes as long as the multiplication
+// it feeds.
 template <class Vector>
 inline void in_register([[maybe_unused]] Vector& x) {
-#if defined(__AVX512F__)
+#if defined(__AVX__)
   asm("" : "+v"(x));
 #endif
 }
@@ -83,20 +93,20 @@ inline void in_register([[maybe_unused]] Vector& x) {
 template <int N, bool add, class T>
 void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t step, const T* b,
                   int64_t ldb, int64_t K) {
-  typedef T Vector __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-  constexpr int V = N / lanes<T>;
+  using Vector = typename Register<T>::type;
+  constexpr int L = Register<T>::lanes, V = N / L;
   Vector sums[tile_rows][V] = {};
   for (int64_t k = 0; k < K; ++k) {
     const T a_k[tile_rows] = {a[0][k * step], a[1][k * step], a[2][k * step], a[3][k * step]};
     for (int v = 0; v < V; ++v) {
-      Vector b_kv = *reinterpret_cast<const Vector*>(b + k * ldb + v * lanes<T>);
+      Vector b_kv = *reinterpret_cast<const Vector*>(b + k * ldb + v * L);
       in_register(b_kv);
       for (int r = 0; r < tile_rows; ++r) sums[r][v] += a_k[r] * b_kv;
     }
   }
   for (int r = 0; r < tile_rows; ++r) {
     for (int v = 0; v < V; ++v) {
-      Vector& c_rv = *reinterpret_cast<Vector*>(c + r * ldc + v * lanes<T>);
+      Vector& c_rv = *reinterpret_cast<Vector*>(c + r * ldc + v * L);
       c_rv = add ? c_rv + sums[r][v] : sums[r][v];
     }
   }
@@ -104,11 +114,10 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
 
 // C (M, N) = A B, or += with `add`; B (K, N). Element (m, k) of A is a[m * row + k * step], so A
 // may be stored either way. C has room for M rounded up to tile_rows; B and C for N rounded up to
-// lanes. The columns are covered by tiles of `vectors` registers, what is left by narrower ones.
-template <bool add, int vectors = tile_vectors, class T>
+// lanes. The columns are covered by tiles of `width`, what is left by narrower ones.
+template <bool add, class T, int width = tile_registers * Register<T>::lanes>
 void product(T* c, int64_t ldc, int64_t M, int64_t N, int64_t K, const T* a, int64_t row,
              int64_t step, const T* b, int64_t ldb) {
-  constexpr int width = vectors * lanes<T>;
   int64_t n = 0;
   for (; n + width <= pad<T>(N); n += width) {
     for (int64_t m = 0; m < M; m += tile_rows) {
@@ -117,16 +126,16 @@ void product(T* c, int64_t ldc, int64_t M, int64_t N, int64_t K, const T* a, int
       product_tile<width, add>(c + m * ldc + n, ldc, rows, step, b + n, ldb, K);
     }
   }
-  if constexpr (vectors > 1) {
-    if (n < N) product<add, vectors / 2>(c + n, ldc, M, N - n, K, a, row, step, b + n, ldb);
+  if constexpr (width > lanes<T>) {
+    if (n < N) product<add, T, width / 2>(c + n, ldc, M, N - n, K, a, row, step, b + n, ldb);
   }
 }
 
 // to (rows, pad(D)) = from (rows, D), a head's rows as a product wants them on its right.
 template <class T>
 void pack_rows(T* to, const T* from, int64_t stride, int64_t rows, int64_t D) {
-  typedef T Vector __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-  constexpr int L = lanes<T>;
+  using Vector = typename Register<T>::type;
+  constexpr int L = Register<T>::lanes;
   for (int64_t t = 0; t < rows; ++t, from += stride, to += pad<T>(D)) {
     int64_t d = 0;
     for (; d + L <= D; d += L) {  // in registers: for so few numbers, a call to memcpy takes longer

@@ -2,6 +2,7 @@
 
 #include "commands/commands.h"
 #include "core/matmul.h"
+#include "core/product.h"
 #include "experiments/registry.h"
 
 namespace dyt {
@@ -25,6 +26,9 @@ void info() {
   }
   std::printf("products   cpu: %s\n           %s: %s\n", matmul_library(Device::cpu),
               name_of(kernel_device), matmul_library(kernel_device));
+  std::printf("bf16       cpu: %s\n", has_bf16_instructions()
+                                       ? "products by the processor's own instructions"
+                                       : "rounded, but multiplied in f32: no instructions for it");
   std::printf("compiler   g++ %s\n", __VERSION__);
 }
 

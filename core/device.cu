@@ -153,11 +153,17 @@ bool is_available(Device device, std::string* why_not) {
     return false;
   }
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaSuccess && count > 0) return true;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  int generation = 0;  // 8: Ampere; its asynchronous copies and products of bf16 are used
+  if (status == cudaSuccess && count > 0) {
+    status = cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, 0);
+  }
+  if (status == cudaSuccess && generation >= 8) return true;
   if (why_not) {
-    *why_not =
-        std::string("no NVIDIA GPU answers (") + cudaGetErrorString(status) + "); use --device cpu";
+    *why_not = generation ? "the GPU has compute capability " + std::to_string(generation) +
+                                ".x, and 8.0 is needed; use --device cpu"
+                          : std::string("no NVIDIA GPU answers (") + cudaGetErrorString(status) +
+                                "); use --device cpu";
   }
   return false;
 }

@@ -99,12 +99,12 @@ Table table_of(const F& f) {
   for (int v = 0; v < 256; ++v) table[size_t(v)] = uint8_t(f(v));
   return table;
 }
-void apply(Image& image, int channel, const Table& table) {
+void map_values(Image& image, int channel, const Table& table) {
   for (size_t i = size_t(channel); i < image.pixels.size(); i += size_t(image.channels)) {
     image.pixels[i] = table[image.pixels[i]];
   }
 }
-void apply(Image& image, const Table& table) {
+void map_values(Image& image, const Table& table) {
   for (uint8_t& v : image.pixels) v = table[v];
 }
 
@@ -217,11 +217,11 @@ void posterize(Image& image, int bits) {
 }
 
 void solarize(Image& image, int threshold) {
-  apply(image, table_of([&](int v) { return v < threshold ? v : 255 - v; }));
+  map_values(image, table_of([&](int v) { return v < threshold ? v : 255 - v; }));
 }
 
 void solarize_add(Image& image, int add, int threshold) {
-  apply(image, table_of([&](int v) { return v < threshold ? std::min(255, v + add) : v; }));
+  map_values(image, table_of([&](int v) { return v < threshold ? std::min(255, v + add) : v; }));
 }
 
 void auto_contrast(Image& image) {
@@ -232,7 +232,7 @@ void auto_contrast(Image& image) {
     while (high > 0 && count[size_t(high)] == 0) --high;
     if (high <= low) continue;
     const double scale = 255.0 / (high - low), offset = -low * scale;
-    apply(image, c, table_of([&](int v) { return std::clamp(int(v * scale + offset), 0, 255); }));
+    map_values(image, c, table_of([&](int v) { return std::clamp(int(v * scale + offset), 0, 255); }));
   }
 }
 
@@ -247,7 +247,7 @@ void equalize(Image& image) {
     const uint32_t step = (total - last) / 255;  // pixels per value of the result
     if (values <= 1 || step == 0) continue;
     uint32_t below = step / 2;
-    apply(image, c, table_of([&](int v) {
+    map_values(image, c, table_of([&](int v) {
             const uint32_t value = below / step;
             below += count[size_t(v)];
             return std::min(value, 255u);
@@ -256,7 +256,7 @@ void equalize(Image& image) {
 }
 
 void brightness(Image& image, float factor) {
-  apply(image, table_of([&](int v) { return blend(0, v, factor); }));
+  map_values(image, table_of([&](int v) { return blend(0, v, factor); }));
 }
 
 void contrast(Image& image, float factor) {
@@ -266,7 +266,7 @@ void contrast(Image& image, float factor) {
     sum += C == 3 ? grey(&image.pixels[i]) : image.pixels[i];
   }
   const double mean = double(sum) / double(image.pixels.size() / size_t(C));
-  apply(image, table_of([&](int v) { return blend(int(mean + 0.5), v, factor); }));
+  map_values(image, table_of([&](int v) { return blend(int(mean + 0.5), v, factor); }));
 }
 
 void color(Image& image, float factor) {

@@ -21,7 +21,7 @@ TEST_F(Cli, ListNamesExperimentsDoneAndPlanned) {
 TEST_F(Cli, InfoNamesDevicesAndLibraries) {
   const Ran ran = dyt("info");
   EXPECT_EQ(ran.status, 0);
-  for (const char* word : {"commit", "cpu ", "cuda", "emulated", "products"}) {
+  for (const char* word : {"commit", "cpu ", "cuda", "emulated", "products", "bf16"}) {
     EXPECT_NE(ran.out.find(word), std::string::npos) << word << " in " << ran.out;
   }
 }

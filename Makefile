@@ -5,7 +5,8 @@
 #                     is sm_90a where a kernel needs it)
 #   BLAS=none         no oneDNN: our own matrix products on the CPU
 #   SANITIZE=address  AddressSanitizer, for the emulator
-#   NATIVE=0          portable x86-64-v3 code instead of this machine's
+#   NATIVE=0          portable code (x86-64-v3, or any arm64) instead of this machine's
+#   CXX=clang++       another compiler than g++
 NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 # C++20 and Hopper's instructions came with CUDA 12; Ubuntu 22.04 has nvcc 11.
 NVCC_RELEASE := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1/p'))
@@ -21,15 +22,17 @@ SANITIZE ?= none
 NATIVE ?= 1
 
 # Every combination has its own folder, so switching back and forth builds nothing twice.
-BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(ARCH))))$(if $(filter none,$(BLAS)),-noblas)$(if $(filter none,$(SANITIZE)),,-$(SANITIZE))$(if $(filter 0,$(NATIVE)),-portable)
+BUILD := build/$(if $(filter 0,$(CUDA)),emulated,cuda-$(subst $() ,-,$(strip $(ARCH))))$(if $(filter none,$(BLAS)),-noblas)$(if $(filter none,$(SANITIZE)),,-$(SANITIZE))$(if $(filter 0,$(NATIVE)),-portable)$(if $(filter g++,$(CXX)),,-$(notdir $(CXX)))
 
-# g++ 12 warns of overlapping copies in its own std::string (bug 105651): no -Wrestrict. The last one
-# says where a vector is wider than the processor's registers: such loops go through memory, nine
-# times as slow.
-WARNINGS := -Wall -Wextra -Wno-restrict -Wvector-operation-performance
+# g++ 12 warns of overlapping copies in its own std::string (bug 105651): no -Wrestrict. On arm64 it
+# notes where calls differ from g++ 9's: no -Wpsabi. The warning of vector operations says where a
+# vector is wider than the processor's registers: such a loop goes through memory, nine times as slow.
+X86 := $(filter x86_64-%,$(shell $(CXX) -dumpmachine))
+CLANG := $(findstring clang,$(CXX))
+WARNINGS := -Wall -Wextra $(if $(CLANG),,-Wno-restrict -Wvector-operation-performance) $(if $(X86),,-Wno-psabi)
 # Given AVX-512, g++ would still take 256-bit vectors: GELU gains a third from the wider ones.
-MARCH := $(if $(filter 0,$(NATIVE)),-march=x86-64-v3,-march=native \
-  $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512))
+MARCH := $(if $(filter 0,$(NATIVE)),$(if $(X86),-march=x86-64-v3),-march=native \
+  $(if $(X86),-mprefer-vector-width=512))
 OPTIMIZE := $(if $(filter none,$(SANITIZE)),-O3 -g1,-O1 -g1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 # No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.
 HOST := $(OPTIMIZE) $(MARCH) -fopenmp -fno-math-errno -fno-trapping-math
@@ -52,7 +55,7 @@ LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_co
 ifneq ($(CUDA),0)
   LINK := $(NVCC) -std=c++20 $(GENCODE) -Xcompiler=-fopenmp
 else
-  LINK := g++ -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
+  LINK := $(CXX) -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
 endif
 
 FOLDERS := core layers models training datasets experiments bench commands
@@ -76,7 +79,7 @@ help:
 	@echo "make portable   dyt_portable and dyt_portable_tests, to be copied to a GPU machine"
 	@echo "make format     clang-format all sources"
 	@echo "make clean      remove what was built"
-	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address  NATIVE=0   (see Makefile)"
+	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address  NATIVE=0  CXX=clang++   (see Makefile)"
 
 # --- What is needed -------------------------------------------------------------------------------
 PACKAGES := g++ make libcli11-dev libgtest-dev libstb-dev libdnnl-dev libboost-context-dev \
@@ -112,14 +115,14 @@ $(BUILD)/kernel_tests: $(call objects,$(LOWER))
 
 $(BUILD)/%.cpp.o: %.cpp
 	@mkdir -p $(@D)
-	g++ $(CXXFLAGS) $(EXTRA) -MMD -MP -c $< -o $@
+	$(CXX) $(CXXFLAGS) $(EXTRA) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 ifneq ($(CUDA),0)
 	$(NVCC) $(NVCCFLAGS) -MMD -MP -c $< -o $@
 else
-	g++ $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
+	$(CXX) $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
 endif
 
 $(BUILD)/core/warpgroup.cu.o $(BUILD)/layers/attention_wgmma%.o $(BUILD)/tests/core/warpgroup_test.cu.o: \
@@ -128,7 +131,7 @@ $(BUILD)/core/warpgroup.cu.o $(BUILD)/layers/attention_wgmma%.o $(BUILD)/tests/c
 # The command line has no kernels: no reason to have nvcc read it once per architecture.
 $(BUILD)/main.cu.o: main.cu
 	@mkdir -p $(@D)
-	g++ $(CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
+	$(CXX) $(CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
 
 # Reports say which commit the program was built from.
 $(BUILD)/commit: FORCE

@@ -29,7 +29,11 @@ void info() {
   std::printf("bf16       cpu: %s\n", has_bf16_instructions()
                                        ? "products by the processor's own instructions"
                                        : "rounded, but multiplied in f32: no instructions for it");
+#if defined(__clang__)
+  std::printf("compiler   clang++ %s\n", __clang_version__);
+#else
   std::printf("compiler   g++ %s\n", __VERSION__);
+#endif
 }
 
 }  // namespace

@@ -47,30 +47,32 @@ struct StackSwitch {
   }
 };
 
-// Stacks are kept for the next fiber: a kernel with barriers needs one per thread of a block.
+// Stacks are kept for the next fiber: a kernel with barriers needs one per thread of a block. Below
+// each is a page, of 4 to 64 KiB, that faults: a kernel can't overrun its stack unseen.
 struct StackPool {
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
   std::vector<void*> free;
   ~StackPool() {
-    for (void* s : free) munmap(s, stack_bytes);
+    for (void* s : free) munmap(s, page + stack_bytes);
   }
   ctx::stack_context allocate() {
     void* base;
     if (free.empty()) {
-      base = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+      base = mmap(nullptr, page + stack_bytes, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       require(base != MAP_FAILED, "emulator: no memory for a thread's stack");
-      mprotect(base, size_t(sysconf(_SC_PAGESIZE)), PROT_NONE);  // a kernel that overruns it faults
+      mprotect(base, page, PROT_NONE);
     } else {
       base = free.back();
       free.pop_back();
     }
     ctx::stack_context stack;
     stack.size = stack_bytes;
-    stack.sp = static_cast<char*>(base) + stack_bytes;
+    stack.sp = static_cast<char*>(base) + page + stack_bytes;
     return stack;
   }
   void deallocate(ctx::stack_context& stack) {
-    free.push_back(static_cast<char*>(stack.sp) - stack_bytes);
+    free.push_back(static_cast<char*>(stack.sp) - stack_bytes - page);
   }
 };
 
@@ -129,7 +131,7 @@ uint3 index_of(int thread) {
 std::string text(uint3 i) {
   return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
 }
-std::string text(Where w) { return std::string(w.file_name()) + ":" + std::to_string(w.line()); }
+std::string text(Where w) { return std::string(w.file) + ":" + std::to_string(w.line); }
 std::string kernel_text() {
   return std::string("emulator: kernel launched by ") + block.site.function + " (" +
          block.site.file + ":" + std::to_string(block.site.line) + "), block " + text(blockIdx);
@@ -313,7 +315,7 @@ void release(int first, int threads, const char* what, Where where) {
   for (int i = 0; i < threads; ++i) {
     const int t = first + (order == Order::descending ? threads - 1 - i : i);
     Thread& thread = block.threads[size_t(t)];
-    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
+    if (thread.where != where) {
       fail_in_kernel(
           (std::string(what) + ": thread " + text(index_of(t)) + " is at " + text(thread.where))
               .c_str(),
@@ -350,7 +352,7 @@ void block_barrier(Where where) {
   block.at_barrier = 0;
   for (int t : block.order) {
     Thread& thread = block.threads[size_t(t)];
-    if (thread.where.line() != where.line() || thread.where.file_name() != where.file_name()) {
+    if (thread.where != where) {
       fail_in_kernel(
           ("divergent barrier: thread " + text(index_of(t)) + " waits at " + text(thread.where))
               .c_str(),

@@ -23,7 +23,6 @@
 #include <cstring>
 #include <functional>
 #include <initializer_list>
-#include <source_location>
 #include <type_traits>
 #include <vector>
 
@@ -54,7 +53,17 @@ namespace dyt::emulator {
 enum class Order { ascending, descending, shuffled };
 inline Order order = Order::ascending;  // in which a block's threads (and a grid's blocks) run
 
-using Where = std::source_location;
+// A place in the source: that of the call in whose default arguments current() stands. (Clang has
+// std::source_location from version 16 on.)
+struct Where {
+  const char* file = nullptr;
+  int line = 0;
+
+  static constexpr Where current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+  bool operator==(const Where&) const = default;
+};
 
 struct LaunchSite {
   const char *file, *function;

@@ -18,7 +18,7 @@ template <int N, class T>
 __device__ inline Pack<T, N> load(const T* from) {
 #if defined(DYT_EMULATED)
   if (reinterpret_cast<uintptr_t>(from) % alignof(Pack<T, N>)) {
-    emulator::fail_in_kernel("misaligned vector load", std::source_location::current());
+    emulator::fail_in_kernel("misaligned vector load", emulator::Where::current());
   }
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(from);
@@ -39,7 +39,7 @@ template <int N, class T>
 __device__ inline void store(T* to, const Pack<T, N>& pack) {
 #if defined(DYT_EMULATED)
   if (reinterpret_cast<uintptr_t>(to) % alignof(Pack<T, N>)) {
-    emulator::fail_in_kernel("misaligned vector store", std::source_location::current());
+    emulator::fail_in_kernel("misaligned vector store", emulator::Where::current());
   }
 #endif
   *reinterpret_cast<Pack<T, N>*>(to) = pack;

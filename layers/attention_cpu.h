@@ -81,9 +81,9 @@ struct Register {
 };
 
 // Keeps the compiler from loading x again at every use: a load takes as long as the multiplication
-// it feeds.
-template <class Vector>
-inline void in_register([[maybe_unused]] Vector& x) {
+// it feeds. (T is named, not deduced: clang deduces a type that is aligned as its size asks.)
+template <class T>
+inline void in_register([[maybe_unused]] typename Register<T>::type& x) {
 #if defined(__AVX__)
   asm("" : "+v"(x));
 #endif
@@ -100,7 +100,7 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
     const T a_k[tile_rows] = {a[0][k * step], a[1][k * step], a[2][k * step], a[3][k * step]};
     for (int v = 0; v < V; ++v) {
       Vector b_kv = *reinterpret_cast<const Vector*>(b + k * ldb + v * L);
-      in_register(b_kv);
+      in_register<T>(b_kv);
       for (int r = 0; r < tile_rows; ++r) sums[r][v] += a_k[r] * b_kv;
     }
   }
@@ -140,7 +140,7 @@ void pack_rows(T* to, const T* from, int64_t stride, int64_t rows, int64_t D) {
     int64_t d = 0;
     for (; d + L <= D; d += L) {  // in registers: for so few numbers, a call to memcpy takes longer
       Vector x = *reinterpret_cast<const Vector*>(from + d);
-      in_register(x);
+      in_register<T>(x);
       *reinterpret_cast<Vector*>(to + d) = x;
     }
     for (; d < pad<T>(D); ++d) to[d] = d < D ? from[d] : T(0);

@@ -43,14 +43,27 @@ Device parse_device(const std::string& name) {
   fail("unknown device '", name, "'; choose auto, cpu, cuda or emulated");
 }
 
+std::string processor_name(std::istream& cpuinfo) {
+  std::string implementer, part;
+  for (std::string line; std::getline(cpuinfo, line);) {
+    const size_t colon = line.find(": ");
+    if (colon == std::string::npos) continue;
+    const auto is = [&](const char* key) { return line.rfind(key, 0) == 0; };
+    std::string value = line.substr(colon + 2);
+    if (is("model name") && !value.empty()) return value;
+    if (is("CPU implementer")) implementer = std::move(value);
+    if (is("CPU part")) part = std::move(value);
+  }
+  if (part.empty()) return "unknown processor";
+  return "ARM implementer " + implementer + " part " + part;
+}
+
 namespace {
 
-std::string processor_name() {
+std::string processor_text() {
   std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown processor";
+  return processor_name(info) + ", " + std::to_string(std::thread::hardware_concurrency()) +
+         " cores";
 }
 
 constexpr size_t huge_page = size_t(2) << 20;
@@ -94,9 +107,7 @@ bool is_available(Device device, std::string* why_not) {
 }
 
 std::string describe(Device device) {
-  if (device == Device::cpu) {
-    return processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
-  }
+  if (device == Device::cpu) return processor_text();
   return "CUDA kernels run thread by thread on the CPU";
 }
 
@@ -169,9 +180,7 @@ bool is_available(Device device, std::string* why_not) {
 }
 
 std::string describe(Device device) {
-  if (device == Device::cpu) {
-    return processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
-  }
+  if (device == Device::cpu) return processor_text();
   cudaDeviceProp p{};
   check_cuda(cudaGetDeviceProperties(&p, 0));
   std::ostringstream text;

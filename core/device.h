@@ -6,6 +6,7 @@
 #pragma once
 #include <cstddef>
 #include <cstring>
+#include <iosfwd>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,10 @@ Device parse_device(const std::string& name);
 
 // "NVIDIA H200, 132 SMs, 139.8 GiB" or the processor's name.
 std::string describe(Device device);
+
+// The processor's name in /proc/cpuinfo. On arm64 Linux gives numbers only, of which
+// "lscpu" knows the names: "ARM implementer 0x41 part 0xd40" (a Neoverse V1).
+std::string processor_name(std::istream& cpuinfo);
 
 // Memory on a device, 256-byte aligned (emulated: 16-byte, so that each buffer ends at a guard
 // page) and there filled with NaN.

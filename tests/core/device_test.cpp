@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <sstream>
 
 #include "core/error.h"
 
@@ -65,6 +66,20 @@ TEST(Device, AMissingDeviceIsRefusedWithAWayOut) {
 
 TEST(Device, DescribesItself) {
   for (Device device : available_devices()) EXPECT_GT(describe(device).size(), 5u);
+}
+
+TEST(Device, TheProcessorsNameIsFound) {
+  const auto name = [](const char* text) {
+    std::istringstream cpuinfo(text);
+    return processor_name(cpuinfo);
+  };
+  EXPECT_EQ(name("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 9B14: 2\nstepping\t: 1\n"),
+            "AMD EPYC 9B14: 2");
+  EXPECT_EQ(name("processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n"
+                 "CPU variant\t: 0x1\nCPU part\t: 0xd40\n\n"),
+            "ARM implementer 0x41 part 0xd40");
+  EXPECT_EQ(name("model name\t:\nmodel name\t: \n"), "unknown processor");
+  EXPECT_EQ(name(""), "unknown processor");
 }
 
 TEST(Device, CopiesFillsAndZeros) {

@@ -21,14 +21,6 @@ DType parse_dtype(const std::string& name) {
   fail("unknown number type '", name, "'; choose f32, f64 or bf16");
 }
 
-// Before any work.
-void require_folder(const std::string& file) {
-  require(!file.empty(), "a file to write needs a name");
-  const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
-  require(std::filesystem::is_directory(folder), "cannot write ", file, ": there is no folder ",
-          folder.string());
-}
-
 void look(WindowCommand& command) {
   WindowOptions& options = command.options;
   options.device = parse_device(command.device);
@@ -36,8 +28,8 @@ void look(WindowCommand& command) {
   options.weights = command.weights;
   options.prefix = command.averaged ? "ema." : "";
   require(!command.averaged || !command.weights.empty(), "--ema needs a checkpoint: --init FILE");
-  require_folder(command.output);
-  if (!command.save.empty()) require_folder(command.save);
+  require_writable(command.output);
+  if (!command.save.empty()) require_writable(command.save);
   TensorFile weights;
   const TensorFile result = look_into(options, read_safetensors(command.input),
                                       command.save.empty() ? nullptr : &weights);

@@ -94,6 +94,7 @@ class Run {
         device_(parse_device(command.device)),
         precision_(choose_precision(command.precision, device_)),
         model_(spec, parameters_) {
+    if (!command.checkpoint.save.empty()) require_writable(command.checkpoint.save);
     if (command.only == "norms") freeze_all_but_norms();
     parameters_.allocate(device_, precision_.activations, uint64_t(command.seed));
     require(command.init.empty() || model_.norm().calibrate == 0,

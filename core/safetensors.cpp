@@ -442,11 +442,29 @@ TensorFile read_safetensors(const fs::path& path) {
   return result;
 }
 
-void write_safetensors(const fs::path& path, const TensorFile& file) {
+namespace {
+
+void require_no_other_kind(const fs::path& path) {
   std::error_code problem;
   const fs::file_status status = fs::status(path, problem);
   require(!fs::exists(status) || fs::is_regular_file(status), "cannot write ", path.string(),
           ": something that is not a regular file has that name");
+}
+
+}  // namespace
+
+void require_writable(const fs::path& path) {
+  require(!path.empty(), "a file to write needs a name");
+  const fs::path folder = fs::absolute(path).parent_path();
+  std::error_code problem;
+  require(fs::is_directory(folder, problem), "cannot write ", path.string(),
+          ": there is no folder ", folder.string());
+  require_no_other_kind(path);
+  const PartialFile probe(path);
+}
+
+void write_safetensors(const fs::path& path, const TensorFile& file) {
+  require_no_other_kind(path);
   const std::vector<const NamedTensor*> order = in_file_order(file);
   const std::string header = header_text(file, order);
   const uint64_t header_bytes = header.size();

@@ -104,4 +104,8 @@ TensorFile read_safetensors(const std::filesystem::path& path);
 // file is as it was and nothing new lies beside it.
 void write_safetensors(const std::filesystem::path& path, const TensorFile& file);
 
+// For before any work: throws Error if no file of this name could be written now (no such folder,
+// no permission). Nothing is left behind, and a file that is there stays as it is.
+void require_writable(const std::filesystem::path& path);
+
 }  // namespace dyt

@@ -230,6 +230,10 @@ TEST_F(TrainCli, RefusesWhatCannotBe) {
                  "conv1.weight");
   expect_refusal(vit + "--init missing.st", 1, "missing.st");
   expect_refusal(vit + "--plot", 1, "--out");
+  // What can't be written is said at once, and not after the training.
+  expect_refusal(vit + "--save no/vit.st", 1, "there is no folder");
+  expect_refusal(vit + "--save /proc/vit.st", 1, "cannot write /proc/vit.st");
+  expect_refusal(vit + "--save ..", 1, "not a regular file");
   expect_refusal(vit + "--accumulate 3", 1, "3 equal parts");
   expect_refusal(gpt + "--recipe paper", 1, "recipes are for images");
   expect_refusal("train gpt --data text:missing.txt", 1, "missing.txt");

@@ -373,6 +373,21 @@ TEST_F(SafetensorsTest, PlacesThatCannotBeWritten) {
   EXPECT_THROW(write_safetensors(path() / "below_a_file", TensorFile{}), Error);
   EXPECT_THROW(write_safetensors(folder_, TensorFile{}), Error);
   EXPECT_THROW(write_safetensors("/dev/null", TensorFile{}), Error);
+  for (const fs::path& place : {path("missing/file"), path() / "below_a_file", folder_,
+                                fs::path("/dev/null"), fs::path()}) {
+    EXPECT_THROW(require_writable(place), Error) << place;
+  }
+  EXPECT_EQ(names_in_folder().size(), 1u);
+}
+
+TEST_F(SafetensorsTest, ToAskWhetherAFileCanBeWrittenWritesNothing) {
+  require_writable(path());
+  EXPECT_TRUE(names_in_folder().empty());
+  TensorFile file;
+  file.add<float>("x", {1}, {1});
+  write_safetensors(path(), file);
+  require_writable(path());
+  EXPECT_EQ(read_safetensors(path()).floats("x"), std::vector<float>{1});
   EXPECT_EQ(names_in_folder().size(), 1u);
 }
 
@@ -380,6 +395,7 @@ TEST_F(SafetensorsTest, NoPermission) {
   if (geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
   EXPECT_THROW(write_safetensors(path(), TensorFile{}), Error);
+  EXPECT_THROW(require_writable(path()), Error);
   fs::permissions(folder_, fs::perms::owner_all);
 }
 

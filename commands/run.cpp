@@ -107,8 +107,10 @@ void add_report(CLI::App& app) {
   const auto folder = std::make_shared<std::string>("out");
   CLI::App* report_app = app.add_subcommand("report", "join the results in a folder into one page");
   report_app->add_option("DIR", *folder, "what dyt run wrote")->capture_default_str();
-  report_app->callback(
-      [folder] { std::cout << "Written: " << write_joined_report(*folder).string() << "\n"; });
+  report_app->callback([folder] {
+    const std::string page = write_joined_report(*folder).string();
+    std::cout << "Written: " << page << "\n";
+  });
 }
 
 }  // namespace dyt

@@ -1,6 +1,9 @@
 // What the wrappers around oneDNN's primitives share. Only they include this, and only if oneDNN is
 // built in. oneDNN 3 describes a primitive in one step, oneDNN 2 in two.
 #pragma once
+#if !__has_include(<dnnl.hpp>)
+#error "oneDNN is not installed: 'make deps' does it; 'make BLAS=none' does without it"
+#endif
 #include <dnnl.hpp>
 
 #include "core/device.h"

@@ -44,7 +44,7 @@ class Cli : public testing::Test {
   }
   // Runs `dyt arguments` in the test's own empty folder.
   Ran dyt(const std::string& arguments) {
-    const std::string command = "cd " + folder_.string() + " && " + binary_.string() + " " +
+    const std::string command = "cd " + folder_.string() + " && '" + binary_.string() + "' " +
                                 arguments + " > stdout.txt 2> stderr.txt < /dev/null";
     const int status = std::system(command.c_str());
     Ran ran{WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(folder_ / "stdout.txt"),

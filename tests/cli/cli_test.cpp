@@ -53,6 +53,7 @@ TEST_F(Cli, RefusesWhatIsNotThereWithStatus1) {
     if (!e.run) expect_refusal("run " + two_digits(e.number), 1, "planned");
   }
   expect_refusal("train resnet9000", 1, "resnet9000");
+  expect_refusal("report nowhere", 1, "there is no folder 'nowhere'");
   expect_refusal("run 03 --data mnist:x", 1, "mnist");
   expect_refusal("train vit --data cifar10:/nowhere", 1, "/nowhere");
   expect_refusal("train vit --width 100 --heads 3", 1, "heads (3) must divide the width (100)");

@@ -41,7 +41,8 @@ struct Product {
 // small matrix beside A and C, a weight, so that packing it every time costs next to nothing, and
 // there is enough work for some milliseconds of preparation when a shape comes for the first time.
 // A must not be transposed: such a product has few rows, and oneDNN might share the sum over k
-// among threads, so that its bits would depend on their number.
+// among threads, so that its bits would depend on their number. (Without AVX-512, on AVX2 or
+// arm64, they do in some shapes anyway: there oneDNN 2.6 multiplies by other code.)
 bool has_library_product(const Product& p);
 void library_product(const Product& p, const void* a, const void* b, void* c);
 

@@ -170,6 +170,28 @@ __device__ inline float reciprocal_approx(float x) {
 #endif
 }
 
+// 1 / sqrt(x), 0 for infinity; relative error 2^-22 ("rsqrt").
+__device__ inline float reciprocal_sqrt_approx(float x) {
+#if defined(DYT_EMULATED)
+  return 1 / std::sqrt(x);
+#else
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// log2(x); absolute error 2^-22 around 1, relative error 2^-22 elsewhere ("lg2").
+__device__ inline float log2_approx(float x) {
+#if defined(DYT_EMULATED)
+  return std::log2(x);
+#else
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // Two numbers rounded to bf16, the first in the lower half ("cvt").
 __device__ inline uint32_t pack_bf16(float first, float second) {
 #if defined(DYT_EMULATED)

@@ -2,21 +2,11 @@
 #pragma once
 #include "layers/column_walk.h"
 #include "layers/drop_path.h"
-#include "layers/squash.h"
+#include "layers/squash_kernel.h"
 
 namespace dyt {
 
 // (3) The kernels ---------------------------------------------------------------------------------
-
-// phi and its slope as kernels compute them: Dynamic Tanh by fewer instructions.
-template <class Phi>
-__device__ float value_of(float z) {
-  if constexpr (std::is_same_v<Phi, Tanh>) {
-    return tanh_by_exp(z);
-  } else {
-    return Phi::value(z);
-  }
-}
 
 // v1: one thread per number. Reads x once, writes y once: 4 bytes per element in bf16; gamma and
 // beta come from the cache, 8 bytes per element. For widths that don't divide into full packs.
@@ -27,7 +17,7 @@ __global__ void dyt_forward_kernel_v1(T* y, const T* x, const float* alpha, cons
   if (i >= n) return;
   const int64_t c = i % C;
   const float a = alpha ? *alpha : 1.0f, s = shift ? *shift : 0.0f;
-  const float f = value_of<Phi>(a * float(x[i]) + s);
+  const float f = InKernel<Phi>::value(a * float(x[i]) + s);
   y[i] = T((gamma ? gamma[c] : 1.0f) * f + (beta ? beta[c] : 0.0f));
 }
 
@@ -48,7 +38,7 @@ __global__ void __launch_bounds__(256)
     float out[V];
 #pragma unroll
     for (int i = 0; i < V; ++i)
-      out[i] = scale[i] * value_of<Phi>(a * float(in.v[i]) + s) + offset[i];
+      out[i] = scale[i] * InKernel<Phi>::value(a * float(in.v[i]) + s) + offset[i];
     store<V>(y + r * C + at.c, out);
   };
   if constexpr (adds) {
@@ -95,8 +85,8 @@ struct BackwardSums {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       const float x_rc = x.v[i], dy_rc = dy.v[i];
-      const float z = a * x_rc + s, f = value_of<Phi>(z);
-      const float dz = dy_rc * scale[i] * Phi::slope(z, f);
+      const float z = a * x_rc + s, f = InKernel<Phi>::value(z);
+      const float dz = dy_rc * scale[i] * InKernel<Phi>::slope(z, f);
       gamma[i] += dy_rc * f;
       beta[i] += dy_rc;
       alpha += x_rc * dz;

@@ -18,13 +18,18 @@ __device__ inline float normal_density(float x) {
   return 0.39894228040143267794f * exp2_approx(-0.5f * log2_e * x * x);
 }
 
-// Phi(x) from x and the density: Abramowitz & Stegun 26.2.17, off by less than 7.5e-8.
-__device__ inline float normal_distribution(float x, float density) {
+// 1 - Phi(|x|) from x and the density: Abramowitz & Stegun 26.2.17, off by less than 7.5e-8.
+__device__ inline float normal_tail(float x, float density) {
   const float t = reciprocal_approx(1.0f + 0.2316419f * fabsf(x));
   const float of_t =
       t * (0.319381530f +
            t * (-0.356563782f + t * (1.781477937f + t * (-1.821255978f + t * 1.330274429f))));
-  const float tail = density * of_t;
+  return density * of_t;
+}
+
+// Phi(x), the same way.
+__device__ inline float normal_distribution(float x, float density) {
+  const float tail = normal_tail(x, density);
   return x > 0 ? 1.0f - tail : tail;
 }
 

@@ -1,34 +1,17 @@
-// The squashing functions of dyt.cu: value(z), and slope(z, value(z)). Each is written once, for
-// the CPU (f32 and f64) and for kernels (f32). Only .cu files include this.
+// The squashing functions of dyt.cu: value(z), and slope(z, value(z)), for the CPU (f32 and f64).
+// Kernels take squash_kernel.h's, and from here what is marked for them.
 #pragma once
+#include <cmath>
+
 #include "core/cpu_math.h"
-#include "core/kernel.h"
+#include "core/dtype.h"
 
 namespace dyt {
 
-#if defined(__CUDA_ARCH__)
-__device__ float tanh_of(float z) { return tanhf(z); }
-__device__ float erf_of(float z) { return erff(z); }
-__device__ float exp_of(float z) { return exp_approx(z); }
-#else
-template <class A>
-A tanh_of(A z) {
-  return cpu::tanh(z);
-}
-template <class A>
-A erf_of(A z) {
-  return cpu::erf(z);
-}
-template <class A>
-A exp_of(A z) {
-  return cpu::exp(z);
-}
-#endif
-
 struct Tanh {
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return tanh_of(z);
+  static A value(A z) {
+    return cpu::tanh(z);
   }
   template <class A>
   HOST_DEVICE static A slope(A, A f) {
@@ -37,12 +20,12 @@ struct Tanh {
 };
 struct Erf {  // Derf, arXiv 2512.10938
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return erf_of(z);
+  static A value(A z) {
+    return cpu::erf(z);
   }
   template <class A>
-  HOST_DEVICE static A slope(A z, A) {
-    return A(1.12837916709551257390) * exp_of(-z * z);  // 2 / sqrt(pi) exp(-z^2)
+  static A slope(A z, A) {
+    return A(1.12837916709551257390) * cpu::exp(-z * z);  // 2 / sqrt(pi) exp(-z^2)
   }
 };
 struct Hardtanh {
@@ -57,8 +40,8 @@ struct Hardtanh {
 };
 struct Sigmoid {
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return 1 / (1 + exp_of(-z));
+  static A value(A z) {
+    return 1 / (1 + cpu::exp(-z));
   }
   template <class A>
   HOST_DEVICE static A slope(A, A f) {
@@ -67,12 +50,12 @@ struct Sigmoid {
 };
 struct Isru {  // inverse square root unit, z / sqrt(1 + z^2)
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return z / sqrt(1 + z * z);
+  static A value(A z) {
+    return z / std::sqrt(1 + z * z);
   }
   template <class A>
-  HOST_DEVICE static A slope(A z, A) {
-    const A r = 1 / sqrt(1 + z * z);
+  static A slope(A z, A) {
+    const A r = 1 / std::sqrt(1 + z * z);
     return r * r * r;
   }
 };
@@ -91,8 +74,8 @@ struct Identity {
 // centred on zero, bounded, sensitive at zero, monotone), and a slope of at most 1 as tanh has.
 struct ShiftedTanh {  // not centred: from 0 to 2
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return 1 + tanh_of(z);
+  static A value(A z) {
+    return 1 + cpu::tanh(z);
   }
   template <class A>
   HOST_DEVICE static A slope(A, A f) {
@@ -101,19 +84,19 @@ struct ShiftedTanh {  // not centred: from 0 to 2
 };
 struct Arcsinh {  // not bounded: log(2 |z|) far from zero
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return A(asinh(z));
+  static A value(A z) {
+    return A(std::asinh(z));
   }
   template <class A>
-  HOST_DEVICE static A slope(A z, A) {
-    return 1 / sqrt(1 + z * z);
+  static A slope(A z, A) {
+    return 1 / std::sqrt(1 + z * z);
   }
 };
 struct Deadzone {  // not sensitive: 0 within 1/2 of zero, and tanh from there
   template <class A>
-  HOST_DEVICE static A value(A z) {
+  static A value(A z) {
     const A half = A(0.5);
-    return tanh_of(z < -half ? z + half : z > half ? z - half : A(0));
+    return cpu::tanh(z < -half ? z + half : z > half ? z - half : A(0));
   }
   template <class A>
   HOST_DEVICE static A slope(A z, A f) {
@@ -122,12 +105,12 @@ struct Deadzone {  // not sensitive: 0 within 1/2 of zero, and tanh from there
 };
 struct Bump {  // not monotone: rises to 0.61 at z = 1, and falls to 0 again
   template <class A>
-  HOST_DEVICE static A value(A z) {
-    return z * exp_of(A(-0.5) * z * z);
+  static A value(A z) {
+    return z * cpu::exp(A(-0.5) * z * z);
   }
   template <class A>
-  HOST_DEVICE static A slope(A z, A) {
-    return (1 - z * z) * exp_of(A(-0.5) * z * z);
+  static A slope(A z, A) {
+    return (1 - z * z) * cpu::exp(A(-0.5) * z * z);
   }
 };
 

@@ -17,13 +17,26 @@ struct Random4 {
   uint32_t x[4];
 };
 
+// The 64-bit product of two 32-bit numbers.
+HOST_DEVICE inline uint64_t wide_product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  // Of uint64_t(a) * b with a constant a, nvcc makes a product of 64-bit numbers: one more
+  // addition, of 0.
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+#else
+  return uint64_t(a) * b;
+#endif
+}
+
 // Ten rounds of multiply-and-mix of a 128-bit counter under a 64-bit key.
 HOST_DEVICE inline Random4 philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
   uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;
+    const uint64_t p0 = wide_product(0xD2511F53u, c0), p1 = wide_product(0xCD9E8D57u, c2);
     const uint32_t n0 = uint32_t(p1 >> 32) ^ c1 ^ k0, n2 = uint32_t(p0 >> 32) ^ c3 ^ k1;
     c1 = uint32_t(p1), c3 = uint32_t(p0), c0 = n0, c2 = n2;
     k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;  // golden ratio, sqrt(3) - 1: the Weyl key schedule
@@ -40,9 +53,9 @@ HOST_DEVICE inline float uniform01(uint32_t bits) { return float(bits >> 8) * 0x
 struct RandomStream {
   uint64_t seed = 0, stream = 0;
   const uint64_t* later = nullptr;
-  HOST_DEVICE Random4 bits(uint64_t index) const {
-    return philox(seed, index, stream + (later ? *later : 0));
-  }
+  HOST_DEVICE Random4 bits(uint64_t index) const { return philox(seed, index, settled().stream); }
+  // The same without `later`: for a thread that draws more than once.
+  HOST_DEVICE RandomStream settled() const { return {seed, stream + (later ? *later : 0)}; }
   HOST_DEVICE float uniform(uint64_t index) const { return uniform01(bits(index).x[0]); }
 };
 

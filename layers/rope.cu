@@ -79,41 +79,51 @@ __global__ void turns_kernel(float* turn, int64_t tokens, int64_t half, double t
   if (n < tokens * half) turn_at(turn, n / half, n % half, half, theta, first);
 }
 
-// One thread per pack of V pairs. Reads x and writes y, 4 bytes per element in bf16; the angles are
-// in the cache after the first head.
-template <int V, class T>
-__global__ void rope_kernel(T* y, bool add, const T* x, const float* turn, float sign,
-                            int64_t packs, int tokens, int heads, int turned, int half) {
-  const int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+// One thread per pack of V pairs. Reads x and writes y, 4 bytes per element in bf16, 6 if y is
+// added to; the angles are in the cache after the first head. They, too, are loaded by 16 bytes:
+// one by one they would be more loads than x's, eight times. Three divisions find a thread's place,
+// and of 64-bit numbers they would take as long as all the turning.
+template <bool add, int V, class T>
+__global__ void rope_kernel(T* y, const T* x, const float* turn, float sign, unsigned packs,
+                            unsigned tokens, unsigned heads, unsigned turned, unsigned half) {
+  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= packs) return;
-  const int per_head = half / V, i = int(p % per_head) * V;
-  const int64_t head = p / per_head;  // (row, head)
-  const int h = int(head % heads);
-  const float *cosine = turn + head / heads % tokens * 2 * half + i, *sine = cosine + half;
-  const int64_t at = head * 2 * half + i;
+  const unsigned per_head = half / V, head = p / per_head,
+                 i = p % per_head * V;  // head: of all rows
+  const unsigned row = head / heads, h = head % heads;
+  const size_t at = size_t(head) * 2 * half + i;
   const Pack<T, V> a = load<V>(x + at), b = load<V>(x + at + half);
-  Pack<T, V> out_a{}, out_b{};
-  if (add) out_a = load<V>(y + at), out_b = load<V>(y + at + half);
+  Pack<T, V> before_a{}, before_b{};
+  if (add) before_a = load<V>(y + at), before_b = load<V>(y + at + half);
+  Pack<float, V> cosine, sine;
+#pragma unroll
+  for (int k = 0; k < V; ++k) cosine.v[k] = 1, sine.v[k] = 0;
+  if (h < turned) {
+    const float* from = turn + size_t(row % tokens) * 2 * half + i;
+    cosine = load<V>(from), sine = load<V>(from + half);
+  }
+  float out_a[V], out_b[V];
 #pragma unroll
   for (int k = 0; k < V; ++k) {
-    const float c = h < turned ? cosine[k] : 1.0f;
-    const float s = h < turned ? sign * sine[k] : 0.0f;
-    const float a_k = a.v[k], b_k = b.v[k];
-    out_a.v[k] = T((add ? float(out_a.v[k]) : 0.0f) + c * a_k - s * b_k);
-    out_b.v[k] = T((add ? float(out_b.v[k]) : 0.0f) + s * a_k + c * b_k);
+    const float c = cosine.v[k], s = sign * sine.v[k], a_k = a.v[k], b_k = b.v[k];
+    out_a[k] = c * a_k - s * b_k, out_b[k] = s * a_k + c * b_k;
+    if (add) out_a[k] += float(before_a.v[k]), out_b[k] += float(before_b.v[k]);
   }
   store<V>(y + at, out_a);
   store<V>(y + at + half, out_b);
 }
 
-template <class T>
-void rope_gpu(T* y, bool add, const T* x, const float* turn, float sign, int64_t rows,
-              int64_t tokens, int64_t heads, int64_t turned, int64_t half) {
+template <bool add, class T>
+void rope_gpu(T* y, const T* x, const float* turn, float sign, int64_t rows, int64_t tokens,
+              int64_t heads, int64_t turned, int64_t half) {
   constexpr int full = 16 / sizeof(T);
   const int V = vector_width<T>(half);
   const int64_t packs = rows * heads * half / V;
-  launch(V == full ? rope_kernel<full, T> : rope_kernel<1, T>, blocks_for(packs, 256), 256)(
-      y, add, x, turn, sign, packs, int(tokens), int(heads), int(turned), int(half));
+  require(packs < (int64_t(1) << 32) - 256, "rope: ", packs,
+          " packs are more than a kernel can count");
+  launch(V == full ? rope_kernel<add, full, T> : rope_kernel<add, 1, T>, blocks_for(packs, 256),
+         256)(y, x, turn, sign, unsigned(packs), unsigned(tokens), unsigned(heads),
+              unsigned(turned), unsigned(half));
 }
 
 template <class T>
@@ -126,7 +136,9 @@ void rope_turn(const Tape& tape, T* y, bool add, const T* x, const Tensor& turn,
     }
   }
   if constexpr (gpu_computes<T>) {
-    rope_gpu(y, add, x, turn.as<float>(), float(sign), rows, tokens, heads, turned, half);
+    with_bool(add, [&](auto adds) {
+      rope_gpu<adds(), T>(y, x, turn.as<float>(), float(sign), rows, tokens, heads, turned, half);
+    });
   }
 }
 

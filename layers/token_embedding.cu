@@ -134,6 +134,7 @@ __global__ void token_embedding_forward_kernel(T* y, const int32_t* tokens, cons
 using Key = unsigned long long;
 constexpr int sort_tile = 2048;  // 16 KiB of shared memory
 constexpr int part_rows = 32;    // of the sorted rows, that one thread adds up
+constexpr int rows_ahead = 8;    // of them, that it has asked memory for
 
 __device__ inline unsigned token_of(Key key) { return unsigned(key >> 32); }
 __device__ inline int64_t row_of(Key key) { return int64_t(key & 0xffffffffu); }
@@ -146,33 +147,35 @@ __global__ void make_keys_kernel(Key* keys, const int32_t* tokens, int64_t rows,
 
 // Pair p of a step: the two places whose numbers differ in bit `distance`, in rising order where
 // bit `run` of the place is 0, so that neighbouring runs of that length rise and fall by turns.
-__device__ inline void compare_and_swap(Key* keys, int64_t p, int64_t distance, int64_t run,
-                                        int64_t offset) {
-  const int64_t low = p / distance * 2 * distance + p % distance, high = low + distance;
+// Both are powers of two: where the pair lies takes two instructions, and dividing two hundred.
+__device__ inline void compare_and_swap(Key* keys, unsigned p, unsigned distance, unsigned run,
+                                        unsigned offset) {
+  const unsigned low = 2 * p - (p & (distance - 1)), high = low + distance;
   const bool rising = ((low + offset) & run) == 0;
   const Key a = keys[low], b = keys[high];
   if ((a > b) == rising) keys[low] = b, keys[high] = a;
 }
 
 // The steps of `distance` and below for runs of `run`, or with `all`, those of every run up to it.
-__global__ void sort_tile_kernel(Key* keys, int64_t tile, int64_t run, bool all) {
+__global__ void __launch_bounds__(sort_tile / 2)
+    sort_tile_kernel(Key* keys, unsigned tile, unsigned run, bool all) {
   SHARED(Key, shared, [sort_tile]);
-  const int64_t offset = int64_t(blockIdx.x) * tile;
-  for (int64_t i = threadIdx.x; i < tile; i += blockDim.x) shared[i] = keys[offset + i];
+  const unsigned offset = blockIdx.x * tile;
+  for (unsigned i = threadIdx.x; i < tile; i += blockDim.x) shared[i] = keys[offset + i];
   __syncthreads();
-  for (int64_t k = all ? 2 : run; k <= run; k *= 2) {
-    for (int64_t distance = min(k, tile) / 2; distance > 0; distance /= 2) {
-      for (int64_t p = threadIdx.x; p < tile / 2; p += blockDim.x) {
+  for (unsigned k = all ? 2 : run; k <= run; k *= 2) {
+    for (unsigned distance = min(k, tile) / 2; distance > 0; distance /= 2) {
+      for (unsigned p = threadIdx.x; p < tile / 2; p += blockDim.x) {
         compare_and_swap(shared, p, distance, k, offset);
       }
       __syncthreads();
     }
   }
-  for (int64_t i = threadIdx.x; i < tile; i += blockDim.x) keys[offset + i] = shared[i];
+  for (unsigned i = threadIdx.x; i < tile; i += blockDim.x) keys[offset + i] = shared[i];
 }
 
-__global__ void sort_step_kernel(Key* keys, int64_t distance, int64_t run, int64_t pairs) {
-  const int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+__global__ void sort_step_kernel(Key* keys, unsigned distance, unsigned run, unsigned pairs) {
+  const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p < pairs) compare_and_swap(keys, p, distance, run, 0);
 }
 
@@ -181,38 +184,66 @@ __global__ void sort_step_kernel(Key* keys, int64_t distance, int64_t run, int64
 // that crosses into other parts, each part writes its share: `heads` if the run began before this
 // part, else `tails`. The second stage adds a tail and the heads that follow it.
 
-// One thread per pack of V channels and part. Reads dy once: 2 bytes per element in bf16.
+// to[i] += sum[i], or = sum[i].
+template <int V>
+__device__ inline void put_sums(float* to, bool add, const float (&sum)[V]) {
+  Pack<float, V> pack{};
+  if (add) pack = load<V>(to);
+#pragma unroll
+  for (int i = 0; i < V; ++i) pack.v[i] += sum[i];
+  store<V>(to, pack);
+}
+
+// One thread per pack of V channels and part. Reads dy once: 2 bytes per element in bf16. Where a
+// row lies is known only when its key has come: so a block fetches the keys of its part first, and
+// then each thread has 8 rows under way.
 template <int V, class T>
 __global__ void add_runs_kernel(float* dweight, float* heads, float* tails, const T* dy,
                                 const Key* keys, const float* scale, int64_t rows, int C,
                                 unsigned vocabulary) {
+  SHARED(Key, key, [part_rows + 2]);  // from the one before the part to the one after
+  const int64_t part = blockIdx.x, begin = part * part_rows;
+  const int n = int(min(int64_t(part_rows), rows - begin));
+  for (int i = int(threadIdx.x); i < n + 2; i += int(blockDim.x)) {
+    key[i] = keys[min(rows - 1, max(int64_t(0), begin - 1 + i))];
+  }
+  __syncthreads();
   const int c = (int(blockIdx.y) * int(blockDim.x) + int(threadIdx.x)) * V;
   if (c >= C) return;
-  const int64_t part = blockIdx.x, begin = part * part_rows, end = min(rows, begin + part_rows);
   const float s = scale ? *scale : 1.0f;
-  bool began_before = begin > 0 && token_of(keys[begin - 1]) == token_of(keys[begin]);
+  bool began_before = begin > 0 && token_of(key[0]) == token_of(key[1]);
   float sum[V] = {};
-  for (int64_t i = begin; i < end; ++i) {
-    const unsigned token = token_of(keys[i]);
-    const Pack<T, V> up = load<V>(dy + row_of(keys[i]) * C + c);
+  for (int first = 0; first < n; first += rows_ahead) {
+    Pack<T, V> up[rows_ahead];
 #pragma unroll
-    for (int k = 0; k < V; ++k) sum[k] += s * float(up.v[k]);
-    const bool last_of_run = i + 1 == rows || token_of(keys[i + 1]) != token;
-    if (!last_of_run && i + 1 < end) continue;
-    float* const to = began_before  ? heads + part * C + c
-                      : last_of_run ? dweight + int64_t(token) * C + c
-                                    : tails + part * C + c;
-#pragma unroll
-    for (int k = 0; k < V; ++k) {
-      const bool adds = !began_before && last_of_run;
-      if (!adds || token < vocabulary) to[k] = adds ? to[k] + sum[k] : sum[k];
-      sum[k] = 0;
+    for (int u = 0; u < rows_ahead; ++u) {
+      if (first + u < n) up[u] = load<V>(dy + row_of(key[1 + first + u]) * C + c);
     }
-    began_before = false;
+#pragma unroll
+    for (int u = 0; u < rows_ahead; ++u) {
+      const int i = first + u;
+      if (i >= n) continue;
+      const unsigned token = token_of(key[1 + i]);
+#pragma unroll
+      for (int k = 0; k < V; ++k) sum[k] += s * float(up[u].v[k]);
+      const bool last_of_run = begin + i + 1 == rows || token_of(key[2 + i]) != token;
+      if (!last_of_run && i + 1 < n) continue;
+      if (began_before) {
+        put_sums<V>(heads + part * C + c, false, sum);
+      } else if (!last_of_run) {
+        put_sums<V>(tails + part * C + c, false, sum);
+      } else if (token < vocabulary) {
+        put_sums<V>(dweight + int64_t(token) * C + c, true, sum);
+      }
+#pragma unroll
+      for (int k = 0; k < V; ++k) sum[k] = 0;
+      began_before = false;
+    }
   }
 }
 
-// One thread per channel and part in which a run begins that goes on in the next.
+// One thread per channel and part in which a run begins that goes on in the next. Where it ends is
+// found by halving, so that the loop over its parts doesn't have to ask.
 __global__ void join_runs_kernel(float* dweight, const float* heads, const float* tails,
                                  const Key* keys, int64_t rows, int C, unsigned vocabulary) {
   const int c = int(blockIdx.y) * int(blockDim.x) + int(threadIdx.x);
@@ -222,10 +253,14 @@ __global__ void join_runs_kernel(float* dweight, const float* heads, const float
   const bool goes_on = token_of(keys[end]) == token;
   const bool begins_here = begin == 0 || token_of(keys[begin - 1]) != token;
   if (!goes_on || !begins_here || token >= vocabulary) return;
-  float sum = tails[part * C + c];
-  for (int64_t next = end; next < rows && token_of(keys[next]) == token; next += part_rows) {
-    sum += heads[next / part_rows * C + c];
+  int64_t last = end, beyond = rows;  // `last` has the token
+  while (beyond - last > 1) {
+    const int64_t middle = (last + beyond) / 2;
+    (token_of(keys[middle]) == token ? last : beyond) = middle;
   }
+  float sum = tails[part * C + c];
+#pragma unroll 8
+  for (int64_t next = part + 1; next <= last / part_rows; ++next) sum += heads[next * C + c];
   dweight[int64_t(token) * C + c] += sum;
 }
 
@@ -237,13 +272,13 @@ __global__ void position_backward_kernel(float* dposition, const T* dy, int64_t 
   const int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;  // over (T, C)
   if (p >= packs) return;
   float sum[V] = {};
+#pragma unroll 4
   for (int64_t b = 0; b < samples; ++b) {
     const Pack<T, V> up = load<V>(dy + (b * packs + p) * V);
 #pragma unroll
     for (int i = 0; i < V; ++i) sum[i] += float(up.v[i]);
   }
-#pragma unroll
-  for (int i = 0; i < V; ++i) dposition[p * V + i] += sum[i];
+  put_sums<V>(dposition + p * V, true, sum);
 }
 
 // A block per part of the rows, a warp per row; one partial sum per block. Reads dy and the table.
@@ -279,16 +314,15 @@ void token_embedding_forward_gpu(T* y, const int32_t* tokens, const T* weight, c
 
 // The keys of the rows, sorted.
 Key* sort_rows_gpu(Tape& tape, const int32_t* tokens, int64_t rows) {
-  int64_t padded = 2;
+  unsigned padded = 2;
   while (padded < rows) padded *= 2;
   Key* keys = tape.scratch<Key>(padded);
   launch(make_keys_kernel, blocks_for(padded, 256), 256)(keys, tokens, rows, padded);
-  const int64_t tile = std::min<int64_t>(padded, sort_tile);
-  const unsigned tiles = unsigned(padded / tile);
-  const unsigned threads = unsigned(std::clamp<int64_t>(tile / 2, 32, 512));
+  const unsigned tile = std::min<unsigned>(padded, sort_tile), tiles = padded / tile;
+  const unsigned threads = std::max(tile / 2, 32u);
   launch(sort_tile_kernel, tiles, threads)(keys, tile, tile, true);
-  for (int64_t run = 2 * tile; run <= padded; run *= 2) {
-    for (int64_t distance = run / 2; distance >= tile; distance /= 2) {
+  for (unsigned run = 2 * tile; run <= padded && run > 0; run *= 2) {
+    for (unsigned distance = run / 2; distance >= tile; distance /= 2) {
       launch(sort_step_kernel, blocks_for(padded / 2, 256), 256)(keys, distance, run, padded / 2);
     }
     launch(sort_tile_kernel, tiles, threads)(keys, tile, run, false);

@@ -102,19 +102,24 @@ __global__ void __launch_bounds__(1024)
   float max = -FLT_MAX, sum = 0, sum_l = 0;  // finite: max - max must not be NaN
   for (int k = int(threadIdx.x) * V; k < vocabulary; k += int(blockDim.x) * V) {
     const Pack<T, V> in = load<V>(l + k);
+    const int within = vocabulary - k;  // of the last pack, only so many are words
     float v[V], risen = max;
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      v[i] = k + i < vocabulary ? float(in.v[i]) : -FLT_MAX;
-      risen = fmaxf(risen, v[i]);
+    for (int i = 0; i < V; ++i) v[i] = float(in.v[i]);
+    if (off_label > 0) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) sum_l += i < within ? v[i] : 0.0f;
     }
+    if (within < V) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) v[i] = i < within ? v[i] : -FLT_MAX;
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i) risen = fmaxf(risen, v[i]);
     sum *= exp_approx(max - risen);
     max = risen;
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      sum += exp_approx(v[i] - max);
-      sum_l += k + i < vocabulary ? v[i] : 0.0f;
-    }
+    for (int i = 0; i < V; ++i) sum += exp_approx(v[i] - max);
   }
   const float row_max = block_max(max);
   const float log_sum = logf(block_sum(sum * exp_approx(max - row_max)));
@@ -124,16 +129,23 @@ __global__ void __launch_bounds__(1024)
   if (!with_gradient) return;
   // The barriers of block_sum lie between every thread's reading of l[label] and this.
   const float factor = known ? scale : NAN;
+  const auto gradient = [&](float logit, float q) {
+    return factor * (exp2_approx(log2_e * (logit - row_max) - log2_e * log_sum) - q);
+  };
   for (int k = int(threadIdx.x) * V; k < stored; k += int(blockDim.x) * V) {
     const Pack<T, V> in = load<V>(l + k);
     float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float p = exp_approx(float(in.v[i]) - row_max - log_sum);
-      const float q = (k + i == label ? on_label : 0.0f) + off_label;
-      out[i] = without || k + i >= vocabulary ? 0.0f : factor * (p - q);
+    for (int i = 0; i < V; ++i) out[i] = gradient(float(in.v[i]), off_label);
+    if (without || k + V > vocabulary) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) out[i] = without || k + i >= vocabulary ? 0.0f : out[i];
     }
     store<V>(l + k, out);
+    // One pack of the row has the label in it, and its thread writes that number again.
+    if (known && unsigned(label - k) < unsigned(V)) {
+      l[label] = T(gradient(at_label, on_label + off_label));
+    }
   }
 }
 

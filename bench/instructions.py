@@ -6,7 +6,8 @@ docs/performance.md says what they are counted against.
     python bench/instructions.py gelu dropout  # those with such a word in their name
     python bench/instructions.py --all layers/activation.cu 'relu_forward'
 
-Needs nvcc, make, c++filt, and CUDA's cuobjdump (with nvdisasm) in PATH; no GPU.
+Needs nvcc, make, c++filt, and CUDA's cuobjdump with nvdisasm in PATH (they are in pip's
+nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm, too), and no GPU.
 
 How it counts. A kernel's instructions (sm_90) are cut into blocks at branches. A kernel that walks
 over its data in a loop is counted there, and what stands before and after the loop is left out; one
@@ -24,7 +25,9 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-PER_BYTE = 7  # instructions that an H200's SM has time for
+# An H200: 132 SMs issue 4 instructions for 32 lanes each at 1.755 GHz, while 4.18 TB/s arrive. That
+# is time for 7 instructions a byte.
+PER_BYTE = 132 * 4 * 32 * 1.755e9 / 4.18e12
 
 
 # ------------------------------------------------------------------------------ what is counted
@@ -45,21 +48,21 @@ class Counted:
 
 def family(name, phi):
     """DyT with the squashing function phi."""
-    forward, backward = "dyt_forward_kernel", "dyt_backward_kernel"
+    source, arguments = "layers/dyt.cu", f"<{phi}, false, 8, bf16>"
     return [
-        Counted(name, "layers/dyt.cu", f"{forward}<{phi}, false, 8, bf16>", 4, 1, 1),
-        Counted(f"{name}, backward", "layers/dyt.cu", f"{backward}<{phi}, false, 8, bf16>", 6, 2, 1),
+        Counted(name, source, f"dyt_forward_kernel{arguments}", 4, 1, 1),
+        Counted(f"{name}, backward", source, f"dyt_backward_kernel{arguments}", 6, 2, 1),
     ]
 
 
-def row_norm(name, source, centered, packs, forward_bytes=4):
+def row_norm(name, source, centered, packs):
     """packs: that a lane holds of a row. gamma and beta are 16-byte loads, too, from the cache."""
     arguments = f"<{centered}, false, 8, {packs}, bf16>"
     return [
         Counted(name, source, f"row_norm_forward_kernel{arguments}", 4, None, 1),
         Counted(f"{name}, backward", source, f"row_norm_backward_kernel{arguments}", 6, 2, 1,
                 load="LDGSTS"),
-    ]  # fmt: skip
+    ]
 
 
 def each(name, source, kernel, bytes, loads, stores=1):
@@ -75,16 +78,19 @@ def grouped(name, relu):
         Counted(f"{name}, sums", source, f"grouped_sums_kernel<{relu}, 8, bf16>", 4, 2, 0),
         Counted(f"{name}, backward", source,
                 f"grouped_backward_kernel<{relu}, false, 8, bf16>", 6, 2, 1),
-    ]  # fmt: skip
+    ]
 
 
 def gelu(kind, number):
+    alone, after_product = "layers/gelu.cu", "layers/linear.cu"
+    arguments = f"(Gelu){number}, 8, bf16>"
     return [
-        Counted(f"GELU ({kind})", "layers/gelu.cu",
-                f"gelu_forward_kernel<(Gelu){number}, 8, bf16>", 4, 1, 1),
-        Counted(f"GELU ({kind}), backward", "layers/gelu.cu",
-                f"gelu_backward_kernel<(Gelu){number}, 8, bf16>", 6, 2, 1),
-    ]  # fmt: skip
+        Counted(f"GELU ({kind})", alone, f"gelu_forward_kernel<{arguments}", 4, 1, 1),
+        Counted(f"GELU ({kind}), backward", alone, f"gelu_backward_kernel<{arguments}", 6, 2, 1),
+        Counted(f"bias, GELU ({kind})", after_product, f"bias_gelu_kernel<{arguments}", 6, 1, 2),
+        Counted(f"bias, GELU ({kind}), backward", after_product,
+                f"bias_backward_kernel<(Gelu){number}, true, 8, bf16>", 6, 2, 1),
+    ]
 
 
 KERNELS = [
@@ -116,17 +122,21 @@ KERNELS = [
     each("layer scale", "layer_scale", "layer_scale_forward_kernel", 4, 1),
     each("layer scale + residual", "layer_scale", "layer_scale_forward_kernel", 6, 2),
     each("layer scale, backward", "layer_scale", "layer_scale_backward_kernel", 6, 2),
-    each("dropout", "dropout", "dropout_kernel", 4, 1),
-    each("rope", "rope", "rope_kernel", 4, 2, 2),
+    Counted("dropout", "layers/dropout.cu", "dropout_kernel<false, 8, bf16>", 4, 1, 1),
+    Counted("dropout, added", "layers/dropout.cu", "dropout_kernel<true, 8, bf16>", 6, 2, 1),
+    # a pair of packs for a thread, and four loads for cosines and sines
+    Counted("rope", "layers/rope.cu", "rope_kernel<false, 8, bf16>", 4, 6, 2, width=16),
+    Counted("rope, added", "layers/rope.cu", "rope_kernel<true, 8, bf16>", 6, 8, 2, width=16),
     each("token embedding", "token_embedding", "token_embedding_forward_kernel", 6, 2),
-    each("token embedding, backward", "token_embedding", "add_runs_kernel", 2, 1, 0),
+    # eight rows with eight tokens: each is added to a row of dweight, in f32
+    each("token embedding, backward", "token_embedding", "add_runs_kernel", 10, 3, 2),
     each("position, backward", "token_embedding", "position_backward_kernel", 2, 1, 0),
     each("cross-entropy", "cross_entropy", "cross_entropy_forward_kernel", 2, 1, 0),
     each("cross-entropy, backward", "cross_entropy", "cross_entropy_backward_kernel", 4, 1, 1),
     Counted("head's loss", "layers/tied_head.cu", "row_losses_kernel<true, 8, bf16>", 2, 1, 0),
     Counted("head's gradient", "layers/tied_head.cu", "row_losses_kernel<true, 8, bf16>", 2, 1, 1),
     Counted("AdamW", "training/adamw.cu", "adamw_kernel(", 30, 4, 3, width=4),
-    Counted("norm of the gradient", "training/adamw.cu", "sum_of_squares_kernel(", 4, 1, 0, width=4),
+    Counted("gradient's norm", "training/adamw.cu", "sum_of_squares_kernel(", 4, 1, 0, width=4),
 ]
 
 
@@ -144,10 +154,10 @@ def disassemble(source):
     target = f"build/resources/90a/{source.removesuffix('.cu')}"
     subprocess.run(["make", "-s", target + ".txt"], check=True)
     text = subprocess.run(["cuobjdump", "-sass", target + ".cubin"], check=True,
-                          capture_output=True, text=True).stdout  # fmt: skip
+                          capture_output=True, text=True).stdout
     parts = re.split(r"\n\s*Function : (\S+)\n", text)[1:]
     names = subprocess.run(["c++filt"], input="\n".join(parts[::2]), check=True,
-                           capture_output=True, text=True).stdout.split("\n")  # fmt: skip
+                           capture_output=True, text=True).stdout.split("\n")
     short = [re.sub(r"^void |dyt::|\(anonymous namespace\)::", "", n) for n in names]
     return dict(zip(short, parts[1::2]))
 
@@ -171,7 +181,7 @@ def cut_into_blocks(text):
             jumps[address] = waits[operands[0]]
         elif name.startswith(("EXIT", "RET", "BRX")):
             jumps[address] = None
-    begins = {lines[0][0]} | {a + step for a in jumps} | {t for t in jumps.values() if t is not None}
+    begins = {lines[0][0]} | {a + step for a in jumps} | set(jumps.values()) - {None}
     blocks, block = {}, None
     for address, predicate, instruction in lines:
         if address in begins:
@@ -183,8 +193,8 @@ def cut_into_blocks(text):
             if jumps[address] is not None:
                 block.followers.append(jumps[address])
             # a branch on a second condition (BRA.DIV, or "BRA P0, 0x...") may also go on
-            may_go_on = predicate or "DIV" in instruction or re.search(r"BRA\S* !?U?P\d", instruction)
-            if may_go_on and address + step not in block.followers:
+            second = "DIV" in instruction or re.search(r"BRA\S* !?U?P\d", instruction)
+            if (predicate or second) and address + step not in block.followers:
                 block.followers.append(address + step)
     for b in blocks.values():
         b.followers = [f for f in b.followers if f in blocks]
@@ -285,10 +295,10 @@ def regions(text, load, store):
     for header, body in sorted(loops):
         last = {a for a, h in back if h == header}
         yield (f"loop at {header:#x}",
-               ways_through(blocks, body, header, lambda a: a in last, back, load, store))  # fmt: skip
+               ways_through(blocks, body, header, lambda a: a in last, back, load, store))
     exits = {a for a, b in blocks.items() if any(i.startswith("EXIT") for _, i in b.instructions)}
-    yield ("kernel", ways_through(blocks, set(blocks), min(blocks), lambda a: a in exits, back, load,
-                                  store))  # fmt: skip
+    yield ("kernel",
+           ways_through(blocks, set(blocks), min(blocks), lambda a: a in exits, back, load, store))
 
 
 def count(spec, text):
@@ -312,16 +322,17 @@ def count(spec, text):
     return best and best[1]
 
 
+def between(fewest, most):
+    return fewest if fewest == most else f"{fewest} to {most}"
+
+
 def row(spec, found):
     time = PER_BYTE * spec.bytes
     if not found:
         return f"| {spec.name} | {time:.0f} | not found | |"
-    fewest, most = (f"{f:.0f}" for f in found)
-    share = [min(100, 100 * time / f) for f in found]
-    shares = f"{share[0]:.0f} %" if fewest == most else f"{share[1]:.0f} to {share[0]:.0f} %"
-    if share[1] == 100:
-        shares = "100 %"
-    return f"| {spec.name} | {time:.0f} | {fewest if fewest == most else fewest + ' to ' + most} | {shares} |"
+    shares = [f"{min(100, 100 * time / f):.0f}" for f in reversed(found)]
+    counted = between(*(f"{f:.0f}" for f in found))
+    return f"| {spec.name} | {time:.0f} | {counted} | {between(*shares)} % |"
 
 
 def main():

@@ -121,7 +121,8 @@ KERNELS = [
     each("x + f", "residual", "residual_kernel", 6, 2),
     each("layer scale", "layer_scale", "layer_scale_forward_kernel", 4, 1),
     each("layer scale + residual", "layer_scale", "layer_scale_forward_kernel", 6, 2),
-    each("layer scale, backward", "layer_scale", "layer_scale_backward_kernel", 6, 2),
+    Counted("layer scale, backward", "layers/layer_scale.cu",
+            "layer_scale_backward_kernel<false, 8, bf16>", 6, 2, 1),
     Counted("dropout", "layers/dropout.cu", "dropout_kernel<false, 8, bf16>", 4, 1, 1),
     Counted("dropout, added", "layers/dropout.cu", "dropout_kernel<true, 8, bf16>", 6, 2, 1),
     # a pair of packs for a thread, and four loads for cosines and sines

@@ -98,9 +98,9 @@ __global__ void __launch_bounds__(256)
 
 // Reads dy and x and writes dx, 6 bytes per element in bf16; a block writes one partial sum for
 // each of its channels, dgamma_partials (parts, C).
-template <int V, class T>
+template <bool add, int V, class T>
 __global__ void __launch_bounds__(256)
-    layer_scale_backward_kernel(T* dx, bool add, float* dgamma_partials, const T* dy, const T* x,
+    layer_scale_backward_kernel(T* dx, float* dgamma_partials, const T* dy, const T* x,
                                 const float* gamma, int64_t rows, int64_t C) {
   const ColumnPlace at(V, rows);
   float g[V] = {}, sum[V] = {};
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(256)
           ThreePacks<T, V> in{};
           in.first = load<V>(x + r * C + at.c);
           in.second = load<V>(dy + r * C + at.c);
-          if (dx && add) in.third = load<V>(dx + r * C + at.c);
+          if (add) in.third = load<V>(dx + r * C + at.c);
           return in;
         },
         [&](int64_t r, const ThreePacks<T, V>& in) {
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(256)
           for (int i = 0; i < V; ++i) {
             const float up = in.second.v[i];
             sum[i] += up * float(in.first.v[i]);
-            out[i] = (dx && add ? float(in.third.v[i]) : 0.0f) + g[i] * up;
+            out[i] = (add ? float(in.third.v[i]) : 0.0f) + g[i] * up;
           }
           if (dx) store<V>(dx + r * C + at.c, out);
         });
@@ -144,8 +144,11 @@ void layer_scale_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, const 
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_grid<T>(rows, C);
   float* partials = tape.scratch<float>(g.parts * C);
-  launch(g.V == full ? layer_scale_backward_kernel<full, T> : layer_scale_backward_kernel<1, T>,
-         g.grid, g.block)(dx, add, partials, dy, x, gamma, rows, C);
+  with_bool(add && dx, [&](auto adds) {
+    launch(g.V == full ? layer_scale_backward_kernel<adds(), full, T>
+                       : layer_scale_backward_kernel<adds(), 1, T>,
+           g.grid, g.block)(dx, partials, dy, x, gamma, rows, C);
+  });
   add_partials_gpu(dgamma, partials, g.parts, C);
 }
 

@@ -23,9 +23,11 @@ struct KernelReport {
   int stack = 0, spilled = 0, registers = 0;
   bool serialized = false;  // products of warpgroups
   // Not those instantiated for one number at a time (for widths that are no multiple of 16 bytes),
-  // or for f32, four at a time: models train in bf16 on a GPU.
+  // or for f32, four at a time: models train in bf16 on a GPU. Nor rope's angles, a few for each
+  // token, by sines of f64, which need local memory.
   bool hot() const {
-    return name.find("Li1E") == std::string::npos && name.find("Li4EfE") == std::string::npos;
+    const auto has = [&](const char* text) { return name.find(text) != std::string::npos; };
+    return !has("Li1E") && !has("Li4EfE") && !has("turns_kernel");
   }
 };
 

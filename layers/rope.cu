@@ -88,9 +88,8 @@ __global__ void rope_kernel(T* y, const T* x, const float* turn, float sign, uns
                             unsigned tokens, unsigned heads, unsigned turned, unsigned half) {
   const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= packs) return;
-  const unsigned per_head = half / V, head = p / per_head,
-                 i = p % per_head * V;  // head: of all rows
-  const unsigned row = head / heads, h = head % heads;
+  const unsigned per_head = half / V, i = p % per_head * V;
+  const unsigned head = p / per_head, row = head / heads, h = head % heads;  // head: of all rows
   const size_t at = size_t(head) * 2 * half + i;
   const Pack<T, V> a = load<V>(x + at), b = load<V>(x + at + half);
   Pack<T, V> before_a{}, before_b{};

@@ -26,9 +26,9 @@ void info() {
   }
   std::printf("products   cpu: %s\n           %s: %s\n", matmul_library(Device::cpu),
               name_of(kernel_device), matmul_library(kernel_device));
-  std::printf("bf16       cpu: %s\n", has_bf16_instructions()
-                                       ? "products by the processor's own instructions"
-                                       : "rounded, but multiplied in f32: no instructions for it");
+  std::printf("bf16       cpu: %s\n",
+              has_bf16_instructions() ? "products by the processor's own instructions"
+                                      : "rounded, but multiplied in f32: no instructions for it");
 #if defined(__clang__)
   std::printf("compiler   clang++ %s\n", __clang_version__);
 #else

@@ -131,7 +131,9 @@ class Run {
                   name_of(model_.norm().kind), static_cast<long long>(parameters_.count()),
                   trained.c_str(), data.c_str(), size.c_str(), name_of(device_), note.c_str());
       if (device_ == Device::cpu && precision_.of_run == DType::bf16 && !has_bf16_instructions()) {
-        std::puts("this processor has no instructions for bf16: products of rounded numbers take as long as in f32");
+        std::puts(
+            "this processor has no instructions for bf16: products of rounded numbers take as long "
+            "as in f32");
       }
       std::fflush(stdout);
     };

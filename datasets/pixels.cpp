@@ -232,7 +232,8 @@ void auto_contrast(Image& image) {
     while (high > 0 && count[size_t(high)] == 0) --high;
     if (high <= low) continue;
     const double scale = 255.0 / (high - low), offset = -low * scale;
-    map_values(image, c, table_of([&](int v) { return std::clamp(int(v * scale + offset), 0, 255); }));
+    map_values(image, c,
+               table_of([&](int v) { return std::clamp(int(v * scale + offset), 0, 255); }));
   }
 }
 
@@ -248,10 +249,10 @@ void equalize(Image& image) {
     if (values <= 1 || step == 0) continue;
     uint32_t below = step / 2;
     map_values(image, c, table_of([&](int v) {
-            const uint32_t value = below / step;
-            below += count[size_t(v)];
-            return std::min(value, 255u);
-          }));
+                 const uint32_t value = below / step;
+                 below += count[size_t(v)];
+                 return std::min(value, 255u);
+               }));
   }
 }
 

@@ -115,7 +115,7 @@ void product_tile(T* c, int64_t ldc, const T* const (&a)[tile_rows], int64_t ste
 // C (M, N) = A B, or += with `add`; B (K, N). Element (m, k) of A is a[m * row + k * step], so A
 // may be stored either way. C has room for M rounded up to tile_rows; B and C for N rounded up to
 // lanes. The columns are covered by tiles of `width`, what is left by narrower ones.
-template <bool add, class T, int width = tile_registers * Register<T>::lanes>
+template <bool add, class T, int width = tile_registers* Register<T>::lanes>
 void product(T* c, int64_t ldc, int64_t M, int64_t N, int64_t K, const T* a, int64_t row,
              int64_t step, const T* b, int64_t ldb) {
   int64_t n = 0;

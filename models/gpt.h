@@ -47,10 +47,10 @@ struct GPTConfig {
   bool scales_embedding() const;
 };
 
-// At byte level: "gpt_char", "llama_char" (6 layers of 192, 128 tokens), "bert_char" (the first, not
-// causal, with a mask); with GPT-2's vocabulary:
-// "gpt2_124m", "gpt2_355m", "gpt2_774m", "gpt2_1.5b"; with LLaMA's: "llama_60m", "llama_130m",
-// "llama_350m". Error listing them for any other name.
+// At byte level: "gpt_char", "llama_char" (6 layers of 192, 128 tokens), "bert_char" (the first,
+// not causal, with a mask); with GPT-2's vocabulary: "gpt2_124m", "gpt2_355m", "gpt2_774m",
+// "gpt2_1.5b"; with LLaMA's: "llama_60m", "llama_130m", "llama_350m". Error listing them for any
+// other name.
 GPTConfig gpt_preset(const std::string& name);
 const std::vector<std::string>& gpt_presets();
 

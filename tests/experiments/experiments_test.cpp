@@ -73,8 +73,7 @@ TEST_P(SmokeTest, ReportIsCompleteAndRepeats) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Experiments, SmokeTest,
-                         testing::Values(2, 3, 4, 7, 8, 9, 10, 11, 12, 13, 16, 18),
-                         name_of_number);
+                         testing::Values(2, 3, 4, 7, 8, 9, 10, 11, 12, 13, 16, 18), name_of_number);
 
 // What an experiment reports of an arm is what training that model directly gives.
 TEST(Experiment07, GivesTheNumbersOfDirectTraining) {

@@ -1,6 +1,7 @@
+#include "layers/mlp.h"
+
 #include <gtest/gtest.h>
 
-#include "layers/mlp.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {

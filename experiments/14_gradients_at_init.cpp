@@ -142,7 +142,7 @@ struct Arm {
   }
 };
 
-const Arm& find(const std::vector<Arm>& all, const std::string& name) {
+const Arm& find(const std::vector<Arm>& all, const char* name) {
   return *std::find_if(all.begin(), all.end(), [&](const Arm& a) { return a.name == name; });
 }
 

@@ -67,7 +67,7 @@ TEST_SOURCES := $(wildcard tests/*.cpp tests/*/*_test.cpp tests/*/*_test.cu)
 objects = $(patsubst %,$(BUILD)/%.o,$(1))
 
 .DELETE_ON_ERROR:
-.PHONY: all help deps demo test portable clean binaries tests format
+.PHONY: all help deps demo test portable clean binaries tests format nvcc
 all: dyt
 
 help:
@@ -80,6 +80,9 @@ help:
 	@echo "make format     clang-format all sources"
 	@echo "make clean      remove what was built"
 	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address  NATIVE=0  CXX=clang++   (see Makefile)"
+
+nvcc:  # which one is taken, for scripts
+	@echo "$(NVCC)"
 
 # --- What is needed -------------------------------------------------------------------------------
 PACKAGES := g++ make libcli11-dev libgtest-dev libstb-dev libdnnl-dev libboost-context-dev \

@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY=passive  # many tiny loops: threads that spin between the
 jobs=$(nproc)
 make=(make --no-print-directory -s -j"$jobs")
 
-if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+if [ -n "$(make -s nvcc)" ]; then
   settings=(ARCH=90) folder=build/cuda-90
   echo "Asking nvcc what the hot kernels use ..."
   "${make[@]}" resources || exit 1

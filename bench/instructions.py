@@ -21,6 +21,7 @@ GPU, too; a loop inside counts once; a subroutine (a division's rare case) count
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -337,10 +338,14 @@ def row(spec, found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="of the kernels' names; with --all, of the code's")
     parser.add_argument("--all", metavar="SOURCE", help="all ways through all kernels of a file")
     options = parser.parse_args()
+    missing = [t for t in ("make", "cuobjdump", "nvdisasm", "c++filt") if not shutil.which(t)]
+    if missing:
+        sys.exit(f"not found in PATH: {', '.join(missing)} (--help says where they are)")
     if options.all:
         for name, text in disassemble(options.all).items():
             if all(w in name for w in options.words):

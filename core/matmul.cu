@@ -1,4 +1,5 @@
 // Matrix products on the CPU. Those on the GPU are in matmul_gpu.cu.
+#include <algorithm>
 #include <string>
 #include <vector>
 

@@ -1,5 +1,6 @@
 #include "datasets/saga_translation.h"
 
+#include <algorithm>
 #include <map>
 
 #include "core/error.h"

@@ -6,7 +6,7 @@
 #   BLAS=none         no oneDNN: our own matrix products on the CPU
 #   SANITIZE=address  AddressSanitizer, for the emulator
 #   NATIVE=0          portable code (x86-64-v3, or any arm64) instead of this machine's
-#   CXX=clang++       another compiler than g++
+#   CXX=clang++       another compiler than g++, with CUDA=0 (nvcc keeps to g++)
 NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 # C++20 and Hopper's instructions came with CUDA 12; Ubuntu 22.04 has nvcc 11.
 NVCC_RELEASE := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1/p'))

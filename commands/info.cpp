@@ -2,7 +2,7 @@
 
 #include "commands/commands.h"
 #include "core/matmul.h"
-#include "core/product.h"
+#include "core/pair_product.h"
 #include "experiments/registry.h"
 
 namespace dyt {
@@ -26,9 +26,12 @@ void info() {
   }
   std::printf("products   cpu: %s\n           %s: %s\n", matmul_library(Device::cpu),
               name_of(kernel_device), matmul_library(kernel_device));
+  const std::string unit = pair_product_unit();
   std::printf("bf16       cpu: %s\n",
-              has_bf16_instructions() ? "products by the processor's own instructions"
-                                      : "rounded, but multiplied in f32: no instructions for it");
+              !unit.empty() ? ("products by " + unit).c_str()
+              : has_bf16_instructions()
+                  ? "products by oneDNN, with the processor's own instructions"
+                  : "rounded, but multiplied in f32: no instructions for it");
 #if defined(__clang__)
   std::printf("compiler   clang++ %s\n", __clang_version__);
 #else

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/pair_product.h"
 #include "core/rounding.h"
 
 #if defined(DYT_ONEDNN)
@@ -98,10 +99,10 @@ void run(const Plan& plan, const Product& p, const void* a, const void* b, void*
 }  // namespace
 
 bool has_library_product(const Product& p) {
-  return p.op_a == Op::none && p.m >= 4 * std::min(p.n, p.k) && p.m * p.n * p.k >= int64_t(1) << 23;
+  return p.op_a == Op::none && p.m >= 2 * std::min(p.n, p.k) && p.m * p.n * p.k >= int64_t(1) << 23;
 }
 
-bool has_bf16_instructions() {
+bool library_has_bf16_instructions() {
   const int wanted = int(dnnl::cpu_isa::avx512_core_bf16);  // a set of bits, in which AMX has more
   static const bool has = (int(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
   return has;
@@ -122,7 +123,7 @@ void library_product(const Product& p, const void* a, const void* b, void* c) {
 namespace dyt {
 
 bool has_library_product(const Product&) { return false; }
-bool has_bf16_instructions() { return false; }
+bool library_has_bf16_instructions() { return false; }
 void library_product(const Product&, const void*, const void*, void*) {
   fail("built without oneDNN");
 }
@@ -174,11 +175,16 @@ void set_cpu_products(DType type) {
 
 DType cpu_products() { return multiplied_in; }
 
+bool cheap_rounding() { return *pair_product_unit() != '\0'; }
+
+bool has_bf16_instructions() { return cheap_rounding() || library_has_bf16_instructions(); }
+
 void product_in_bf16(const Product& p, const void* a, const void* b, void* c) {
   require(p.a == DType::bf16 && (p.b == DType::bf16 || p.b == DType::f32) &&
               (p.c == DType::f32 || (p.c == DType::bf16 && !p.residual)),
           "no product of ", name_of(p.a), " and ", name_of(p.b), " to ", name_of(p.c));
-  if (has_bf16_instructions()) return library_product(p, a, b, c);
+  if (has_pair_product(p)) return pair_product(p, a, b, c);
+  if (library_has_bf16_instructions()) return library_product(p, a, b, c);
   const std::vector<float> a_f32 = rounded(a, p.a, p.m * p.k), b_f32 = rounded(b, p.b, p.k * p.n);
   const int64_t n = p.m * p.n;
   std::vector<float> sums;
@@ -195,6 +201,8 @@ void product_in_bf16(const Product& p, const void* a, const void* b, void* c) {
 
 void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a,
                              const float* b, float beta, float* c) {
+  const Product p{op_a, op_b, m, n, k, beta == 1};
+  if ((beta == 0 || beta == 1) && has_pair_product(p)) return pair_product(p, a, b, c);
   static Buffer memory;
   const size_t bytes = size_t(m * k + k * n) * sizeof(bf16);
   if (memory.bytes() < bytes) memory = Buffer(Device::cpu, bytes);

@@ -46,14 +46,16 @@ struct Product {
 bool has_library_product(const Product& p);
 void library_product(const Product& p, const void* a, const void* b, void* c);
 
-// A product with A in bf16, of any size, on every processor: by oneDNN where there are instructions
-// for it (AVX512-BF16, AMX), which takes about half the time of f32; elsewhere the factors, rounded
+// A product with A in bf16, of any size, on every processor: where there are instructions for it
+// (AMX, AVX512-BF16), with them, by core/pair_product.h or oneDNN; elsewhere the factors, rounded
 // to bf16, are multiplied as f32.
 void product_in_bf16(const Product& p, const void* a, const void* b, void* c);
 bool has_bf16_instructions();
 
-// A product of f32 matrices, rounded to bf16 first.
+// A product of f32 matrices, rounded to bf16 first; or, with cheap_rounding, on their way into the
+// processor's unit, which takes no pass of its own.
 void product_rounded_to_bf16(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a,
                              const float* b, float beta, float* c);
+bool cheap_rounding();
 
 }  // namespace dyt

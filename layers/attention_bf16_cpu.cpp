@@ -11,39 +11,23 @@
 // columns is finite and meets zeros on the other side, or is ignored.
 #include "layers/attention_bf16_cpu.h"
 
+#include "core/bf16_pairs.h"
 #include "core/error.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-
-// g++ 12 warns of what its own intrinsics leave undefined on purpose (bug 105593).
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
+#if defined(DYT_BF16_PAIRS)
 
 namespace dyt {
 namespace {
 
 using namespace attention_cpu;
-using Pair = int32_t;  // two bf16, the first in the lower half
+using namespace pairs;
 
 int64_t half(int64_t n) { return (n + 1) / 2; }
 
 // --- Into pairs ---------------------------------------------------------------------------------
 
-__m512i round_32(__m512 low, __m512 high) { return __m512i(_mm512_cvtne2ps_pbh(high, low)); }
-
 // 16 pairs (a_i, b_i)
-__m512i pairs_of(__m512 a, __m512 b) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, round_32(a, b));
-}
-
-// The first n of x, zeros behind.
-__m512 load_up_to(const float* x, int64_t n) {
-  if (n >= 16) return _mm512_loadu_ps(x);
-  return _mm512_maskz_loadu_ps(n <= 0 ? 0 : __mmask16((1u << n) - 1), x);
-}
+__m512i pairs_of(__m512 a, __m512 b) { return interleaved(round_32(a, b)); }
 
 // to (rows, ld) in rows; C <= 2 ld, a multiple of 32
 void pack_in_rows(Pair* to, int64_t ld, const float* from, int64_t stride, int64_t rows,
@@ -70,30 +54,10 @@ void pack_of_rows(Pair* to, int64_t ld, const float* from, int64_t stride, int64
 
 // to[j * to_ld + i] = from[i * from_ld + j] for i, j < 16
 void transpose_16(Pair* to, int64_t to_ld, const Pair* from, int64_t from_ld) {
-  __m512i x[16], y[16];
+  __m512i x[16];
   for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(from + i * from_ld);
-  for (int i = 0; i < 16; i += 2) {  // 2 x 2 within each 128 bits
-    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // 4 x 4
-    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
-    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
-    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
-    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {  // blocks of 128 bits
-    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
-    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm512_storeu_si512(to + i * to_ld, _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88));
-    _mm512_storeu_si512(to + (i + 8) * to_ld, _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd));
-    _mm512_storeu_si512(to + (i + 4) * to_ld, _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88));
-    _mm512_storeu_si512(to + (i + 12) * to_ld, _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xdd));
-  }
+  transpose(x);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_ld, x[i]);
 }
 
 // to (C / 2, query_tile) transposed, from up to query_tile rows; `rows` is memory for as many rows

@@ -25,6 +25,7 @@
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "core/matmul.h"
+#include "core/product.h"
 #include "layers/activations_bf16.h"
 #include "layers/conv_cpu.h"
 #include "layers/convolutions.h"
@@ -213,8 +214,9 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
 // fast.
 bool goes_by_library(const Tape& tape, const Tensor& x, const ConvShape& s) {
   if (!tape.on_cpu() || !has_convolution_library()) return false;
-  const bool few_patches = s.K > 1 && s.K == s.stride && s.padding == 0 && s.pixels() <= 2048;
-  return !few_patches || x.dtype == DType::bf16;
+  const bool apart = s.K > 1 && s.K == s.stride && s.padding == 0;
+  const int64_t few = cpu_products() == DType::bf16 && cheap_rounding() ? 16384 : 2048;
+  return !apart || s.pixels() > few || x.dtype == DType::bf16;
 }
 
 template <class T>

@@ -33,9 +33,16 @@ void im2col_cpu(T* columns, const T* x, int64_t images, const Columns& m) {
     for (int64_t h = 0; h < s.Ho(); ++h) {
       for (int64_t w = 0; w < s.Wo(); ++w) {
         T* row = columns + ((b * s.Ho() + h) * s.Wo() + w) * m.width;
+        const int64_t left = w * s.stride - s.padding;
         for (int64_t i = 0; i < s.K; ++i) {
+          const int64_t y_in = h * s.stride + i - s.padding;
+          if (y_in >= 0 && y_in < s.H && left >= 0 && left + s.K <= s.W) {  // K pixels side by side
+            std::copy_n(x + ((b * s.H + y_in) * s.W + left) * s.Cin, s.K * s.Cin,
+                        row + i * s.K * s.Cin);
+            continue;
+          }
           for (int64_t j = 0; j < s.K; ++j) {
-            const int64_t y_in = h * s.stride + i - s.padding, x_in = w * s.stride + j - s.padding;
+            const int64_t x_in = left + j;
             T* to = row + (i * s.K + j) * s.Cin;
             if (y_in >= 0 && y_in < s.H && x_in >= 0 && x_in < s.W) {
               std::copy_n(x + ((b * s.H + y_in) * s.W + x_in) * s.Cin, s.Cin, to);

@@ -1,0 +1,206 @@
+// Products by the processor's own units for bf16, against sums in f64 of the same rounded numbers.
+#include "core/pair_product.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/philox.h"
+
+namespace dyt::test {
+namespace {
+
+// Numbers in either type, with one number in front of them so that they don't begin where a cache
+// line does.
+class Numbers {
+ public:
+  Numbers(int64_t n, DType type, uint64_t stream) : type_(type) {
+    RandomSequence random(9, stream);
+    f32_.resize(size_t(n + 1));
+    for (float& x : f32_) x = random.normal();
+    for (const float x : f32_) bf16_.push_back(bf16(x));
+    if (type == DType::bf16) f32_.assign(bf16_.begin(), bf16_.end());
+  }
+  void fill(float value) {
+    for (float& x : f32_) x = value;
+    for (bf16& x : bf16_) x = bf16(value);
+  }
+  void* data() {
+    return type_ == DType::bf16 ? static_cast<void*>(&bf16_[1]) : static_cast<void*>(&f32_[1]);
+  }
+  float operator[](int64_t i) const {
+    return type_ == DType::bf16 ? float(bf16_[size_t(i + 1)]) : f32_[size_t(i + 1)];
+  }
+  float rounded(int64_t i) const { return float(bf16_[size_t(i + 1)]); }
+
+ private:
+  DType type_;
+  std::vector<float> f32_;
+  std::vector<bf16> bf16_;
+};
+
+struct Case {
+  Product p;
+  bool bias = false, residual = false;
+  std::string text() const {
+    const auto word = [](bool is, const char* name) { return is ? std::string(" ") + name : ""; };
+    return std::string(name_of(p.a)) + " (" + std::to_string(p.m) + ", " + std::to_string(p.k) +
+           ")" + word(p.op_a == Op::transpose, "transposed") + " by " + name_of(p.b) + " (" +
+           std::to_string(p.k) + ", " + std::to_string(p.n) + ")" +
+           word(p.op_b == Op::transpose, "transposed") + " to " + name_of(p.c) +
+           word(p.add, "added") + word(bias, "bias") + word(residual, "residual");
+  }
+};
+
+std::vector<float> compute(const Case& c, Numbers& a, Numbers& b, Numbers result, Numbers& bias,
+                           Numbers& residual) {
+  Product p = c.p;
+  if (!p.add) result.fill(std::numeric_limits<float>::quiet_NaN());  // must not be read
+  if (c.bias) p.bias = static_cast<float*>(bias.data());
+  if (c.residual) p.residual = static_cast<float*>(residual.data());
+  pair_product(p, a.data(), b.data(), result.data());
+  std::vector<float> numbers(size_t(p.m * p.n));
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = result[int64_t(i)];
+  return numbers;
+}
+
+// f32 sums of k products are off by no more than k 2^-24 of the sum of their sizes, and bf16 by
+// 2^-8 of the result.
+void check(const Case& c) {
+  const Product& p = c.p;
+  Numbers a(p.m * p.k, p.a, 1), b(p.k * p.n, p.b, 2), before(p.m * p.n, p.c, 3);
+  Numbers bias(p.n, DType::f32, 4), residual(p.m * p.n, DType::f32, 5);
+  const std::vector<float> actual = compute(c, a, b, before, bias, residual);
+  for (int64_t i = 0; i < p.m; ++i) {
+    for (int64_t j = 0; j < p.n; ++j) {
+      const int64_t at = i * p.n + j;
+      double sum =
+          (p.add ? before[at] : 0.0) + (c.bias ? bias[j] : 0.0) + (c.residual ? residual[at] : 0.0);
+      double size = std::abs(sum);
+      for (int64_t l = 0; l < p.k; ++l) {
+        const double product = double(a.rounded(p.op_a == Op::none ? i * p.k + l : l * p.m + i)) *
+                               b.rounded(p.op_b == Op::none ? l * p.n + j : j * p.k + l);
+        sum += product;
+        size += std::abs(product);
+      }
+      const double rounding = p.c == DType::bf16 ? std::ldexp(std::abs(sum), -8) : 0.0;
+      ASSERT_NEAR(actual[size_t(at)], sum, std::ldexp(size * double(p.k + 4), -24) + rounding)
+          << c.text() << ": " << i << ", " << j;
+    }
+  }
+}
+
+class PairProduct : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (*pair_product_unit() == '\0') GTEST_SKIP() << "this build has no instructions for bf16";
+    if (GetParam() && std::string(pair_product_unit()) != "AMX") {
+      GTEST_SKIP() << "this processor has no AMX";
+    }
+    use_amx(GetParam());
+  }
+  void TearDown() override { use_amx(true); }
+};
+
+constexpr DType f32 = DType::f32, narrow = DType::bf16;
+
+TEST_P(PairProduct, IsTheSumOfProducts) {
+  const std::vector<std::vector<int64_t>> shapes = {
+      {1, 1, 1},     {16, 16, 32}, {32, 32, 64},  {64, 48, 96}, {33, 17, 31},
+      {80, 40, 160}, {40, 80, 33}, {7, 100, 257}, {200, 3, 70}, {48, 130, 300}};  // m, n, k
+  for (const auto& s : shapes) {
+    for (Op op_a : {Op::none, Op::transpose}) {
+      for (Op op_b : {Op::none, Op::transpose}) {
+        for (DType a : {f32, narrow}) {
+          for (DType b : {f32, narrow}) {
+            for (DType c : {f32, narrow}) {
+              check({.p = {op_a, op_b, s[0], s[1], s[2], false, nullptr, nullptr, a, b, c}});
+              if (HasFatalFailure()) return;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PairProduct, AddsBiasAndResidualAndWhatIsThere) {
+  for (Op op_a : {Op::none, Op::transpose}) {
+    for (DType c : {f32, narrow}) {
+      for (int which = 0; which < 8; ++which) {
+        const bool add = which & 1, bias = which & 2, residual = which & 4;
+        for (int64_t m : {33, 96}) {
+          check({.p = {op_a, Op::none, m, 50, 64, add, nullptr, nullptr, narrow, f32, c},
+                 .bias = bias,
+                 .residual = residual});
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Sums that are cut into parts, of products that are turned and not.
+TEST_P(PairProduct, AddsPartsOfLongSums) {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{40, 24, 4096},
+                                {24, 40, 4100},
+                                {160, 40, 1500},
+                                {64, 64, 2048},
+                                {130, 120, 515}}) {
+    for (bool add : {false, true}) {
+      check({.p = {Op::transpose, Op::none, m, n, k, add, nullptr, nullptr, narrow, narrow, f32}});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(PairProduct, HasTheSameBitsForAnyNumberOfThreads) {
+  const int threads = omp_get_max_threads();
+  for (const auto& [op_a, m, n, k] :
+       {std::tuple<Op, int64_t, int64_t, int64_t>{Op::none, 300, 70, 67},
+        {Op::none, 40, 200, 96},
+        {Op::transpose, 40, 100, 2100},
+        {Op::transpose, 170, 40, 1100},
+        {Op::transpose, 200, 160, 64}}) {
+    const Case c{.p = {op_a, Op::none, m, n, k, true, nullptr, nullptr, narrow, narrow, f32}};
+    Numbers a(m * k, narrow, 1), b(k * n, narrow, 2), before(m * n, f32, 3), unused(1, f32, 4);
+    omp_set_num_threads(1);
+    const std::vector<float> alone = compute(c, a, b, before, unused, unused);
+    for (int n_threads : {2, 3, 4, 7}) {
+      omp_set_num_threads(n_threads);
+      EXPECT_EQ(compute(c, a, b, before, unused, unused), alone)
+          << c.text() << ", " << n_threads << " threads";
+    }
+    omp_set_num_threads(threads);
+  }
+}
+
+// A NaN or an infinity stays where it belongs: padding is no number times zero.
+TEST_P(PairProduct, KeepsNaNToItsRowAndColumn) {
+  const Product p{.m = 20, .n = 20, .k = 40, .a = narrow, .b = narrow};
+  Numbers a(p.m * p.k + 40, narrow, 1), b(p.k * p.n, narrow, 2), unused(1, f32, 3);
+  static_cast<bf16*>(a.data())[3 * p.k + 39] = bf16(std::numeric_limits<float>::quiet_NaN());
+  const std::vector<float> c = compute({.p = p}, a, b, Numbers(p.m * p.n, f32, 4), unused, unused);
+  for (int64_t i = 0; i < p.m; ++i) {
+    for (int64_t j = 0; j < p.n; ++j) {
+      EXPECT_EQ(std::isnan(c[size_t(i * p.n + j)]), i == 3) << i << ", " << j;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Unit, PairProduct, testing::Values(false, true),
+                         [](const auto& info) { return info.param ? "AMX" : "AVX512_BF16"; });
+
+TEST(PairProducts, AreForWeightsThatFitIntoTheCache) {
+  if (*pair_product_unit() == '\0') GTEST_SKIP() << "this build has no instructions for bf16";
+  EXPECT_TRUE(has_pair_product({.m = 4096, .n = 768, .k = 192}));
+  EXPECT_FALSE(has_pair_product({.m = 4096, .n = 4096, .k = 4096}));
+  EXPECT_TRUE(has_pair_product({.op_a = Op::transpose, .m = 768, .n = 192, .k = 1 << 20}));
+}
+
+}  // namespace
+}  // namespace dyt::test

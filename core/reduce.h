@@ -6,14 +6,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <vector>
+#include <memory>
 
 namespace dyt {
 
 // Cuts [0, rows) into at most 64 parts and calls body(part, begin, end) for each, in parallel.
 template <class Body>
-void for_each_part(int64_t rows, Body&& body) {
-  const int64_t parts = std::min<int64_t>(64, rows);
+void for_each_part(int64_t rows, Body&& body, int64_t most = 64) {
+  const int64_t parts = std::min(most, rows);
 #pragma omp parallel for schedule(static)
   for (int64_t part = 0; part < parts; ++part) {
     body(part, rows * part / parts, rows * (part + 1) / parts);
@@ -21,15 +21,20 @@ void for_each_part(int64_t rows, Body&& body) {
 }
 
 // sums[0..n) += the column sums over `rows` of what body(begin, end, partial) adds to its
-// partial[n].
+// partial[n]. A part has at least 16 rows, or adding the parts up would take as long.
 template <class T, class Body>
 void sum_over_rows(T* sums, int64_t n, int64_t rows, Body&& body) {
-  const int64_t parts = std::min<int64_t>(64, rows);
-  std::vector<T> partials(size_t(parts * n), T(0));
-  for_each_part(rows, [&](int64_t part, int64_t begin, int64_t end) {
-    body(begin, end, partials.data() + part * n);
-  });
-  for (int64_t part = 0; part < parts; ++part) {
+  const int64_t parts = std::clamp<int64_t>(rows / 16, 1, 64);
+  const std::unique_ptr<T[]> partials(new T[size_t(parts * n)]);
+  for_each_part(
+      rows,
+      [&](int64_t part, int64_t begin, int64_t end) {
+        T* const partial = partials.get() + part * n;
+        std::fill_n(partial, n, T(0));
+        body(begin, end, partial);
+      },
+      parts);
+  for (int64_t part = 0; part < std::min(parts, rows); ++part) {
     for (int64_t i = 0; i < n; ++i) sums[i] += partials[size_t(part * n + i)];
   }
 }

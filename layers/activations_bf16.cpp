@@ -2,9 +2,14 @@
 
 #include "core/convolution.h"
 #include "core/rounding.h"
+#include "layers/conv_cpu.h"
+#include "layers/depthwise_conv_cpu.h"
 #include "layers/grouped_norm_cpu.h"
+#include "layers/layer_scale_cpu.h"
 #include "layers/linear_bf16.h"
 #include "layers/relu.h"
+#include "layers/residual_cpu.h"
+#include "layers/row_norm_cpu.h"
 
 namespace dyt {
 
@@ -20,6 +25,32 @@ template void grouped_backward_cpu<true>(bf16*, bool, float*, float*, const bf16
                                          const Normalization<float>&, bool, const GroupedShape&);
 template void relu_forward_cpu(bf16*, const bf16*, const bf16*, int64_t);
 template void relu_backward_cpu(bf16*, bf16*, bool, const bf16*, int64_t);
+template void row_norm_forward_cpu<true>(bf16*, float*, float*, const bf16*, const float*,
+                                         const float*, float, int64_t, int64_t);
+template void row_norm_forward_cpu<false>(bf16*, float*, float*, const bf16*, const float*,
+                                          const float*, float, int64_t, int64_t);
+template void row_norm_backward_cpu<true>(bf16*, bool, float*, float*, const bf16*, const bf16*,
+                                          const float*, const float*, const float*, int64_t,
+                                          int64_t);
+template void row_norm_backward_cpu<false>(bf16*, bool, float*, float*, const bf16*, const bf16*,
+                                           const float*, const float*, const float*, int64_t,
+                                           int64_t);
+template void depthwise_cpu::forward<3>(Tape&, bf16*, const bf16*, const float*, const float*,
+                                        const ImageShape&);
+template void depthwise_cpu::forward<7>(Tape&, bf16*, const bf16*, const float*, const float*,
+                                        const ImageShape&);
+template void depthwise_cpu::backward<3>(Tape&, bf16*, bool, float*, float*, const bf16*,
+                                         const bf16*, const float*, const ImageShape&);
+template void depthwise_cpu::backward<7>(Tape&, bf16*, bool, float*, float*, const bf16*,
+                                         const bf16*, const float*, const ImageShape&);
+template void im2col_cpu(bf16*, const bf16*, int64_t, const Columns&);
+template void col2im_cpu(bf16*, bool, const bf16*, int64_t, const Columns&);
+template void pack_weights_cpu(bf16*, const float*, const float*, const Columns&);
+template void layer_scale_forward_cpu(bf16*, const bf16*, const float*, const bf16*, int64_t,
+                                      int64_t);
+template void layer_scale_backward_cpu(bf16*, bool, float*, const bf16*, const bf16*, const float*,
+                                       int64_t, int64_t);
+template void residual_cpu(bf16*, const bf16*, const bf16*, DropPath, int64_t, int64_t);
 
 namespace {
 

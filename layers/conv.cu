@@ -155,9 +155,7 @@ template <class T>
 void im2col(const Tape& tape, T* columns, const Tensor& x, int64_t first, int64_t images,
             const Columns& m) {
   const int64_t start = first * m.s.H * m.s.W * m.s.Cin;
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return im2col_cpu(columns, x.as<T>() + start, images, m);
-  }
+  if (tape.on_cpu()) return im2col_cpu(columns, x.as<T>() + start, images, m);
   if constexpr (gpu_computes<T>) {
     if (x.dtype == dtype_of<T>::value) return im2col_gpu(columns, x.as<T>() + start, images, m);
     im2col_gpu(columns, x.as<float>() + start, images, m);
@@ -167,18 +165,14 @@ void im2col(const Tape& tape, T* columns, const Tensor& x, int64_t first, int64_
 template <class T>
 void col2im(const Tape& tape, T* dx, bool add, const T* dcolumns, int64_t images,
             const Columns& m) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return col2im_cpu(dx, add, dcolumns, images, m);
-  }
+  if (tape.on_cpu()) return col2im_cpu(dx, add, dcolumns, images, m);
   if constexpr (gpu_computes<T>) col2im_gpu(dx, add, dcolumns, images, m);
 }
 
 template <class T>
 void pack_weights(const Tape& tape, T* weights, const Parameter& weight, const Parameter* bias,
                   const Columns& m) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return pack_weights_cpu(weights, weight.as<T>(), values_of<T>(bias), m);
-  }
+  if (tape.on_cpu()) return pack_weights_cpu(weights, weight.as<Acc<T>>(), values_of<T>(bias), m);
   if constexpr (gpu_computes<T>) {
     launch(pack_weights_kernel<T>, blocks_for(m.s.Cout * m.width, 256), 256)(
         weights, weight.as<T>(), values_of<T>(bias), m);
@@ -215,8 +209,8 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
 bool goes_by_library(const Tape& tape, const Tensor& x, const ConvShape& s) {
   if (!tape.on_cpu() || !has_convolution_library()) return false;
   const bool apart = s.K > 1 && s.K == s.stride && s.padding == 0;
-  const int64_t few = cpu_products() == DType::bf16 && cheap_rounding() ? 16384 : 2048;
-  return !apart || s.pixels() > few || x.dtype == DType::bf16;
+  if (cpu_products() == DType::bf16 && cheap_rounding()) return !apart || s.pixels() > 16384;
+  return !apart || s.pixels() > 2048 || x.dtype == DType::bf16;
 }
 
 template <class T>

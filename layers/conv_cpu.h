@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/bf16_cpu.h"
 #include "core/convolution.h"
 
 namespace dyt {
@@ -52,7 +53,7 @@ void im2col_cpu(T* columns, const T* x, int64_t images, const Columns& m) {
           }
         }
         for (int64_t k = m.seen(); k < m.width; ++k) {
-          row[k] = T(m.with_bias && k == m.seen());
+          row[k] = T(float(m.with_bias && k == m.seen()));
         }
       }
     }
@@ -63,13 +64,14 @@ void im2col_cpu(T* columns, const T* x, int64_t images, const Columns& m) {
 // write to the same place.
 template <class T>
 void col2im_cpu(T* dx, bool add, const T* dcolumns, int64_t images, const Columns& m) {
+  using A = Acc<T>;
   const ConvShape& s = m.s;
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < images; ++b) {
     for (int64_t y_in = 0; y_in < s.H; ++y_in) {
       for (int64_t x_in = 0; x_in < s.W; ++x_in) {
         T* to = dx + ((b * s.H + y_in) * s.W + x_in) * s.Cin;
-        if (!add) std::fill_n(to, s.Cin, T(0));
+        bool adds = add;
         for (int64_t i = 0; i < s.K; ++i) {
           for (int64_t j = 0; j < s.K; ++j) {
             const int64_t sh = y_in + s.padding - i,
@@ -79,27 +81,32 @@ void col2im_cpu(T* dx, bool add, const T* dcolumns, int64_t images, const Column
             if (h >= s.Ho() || w >= s.Wo()) continue;
             const T* from =
                 dcolumns + ((b * s.Ho() + h) * s.Wo() + w) * m.width + (i * s.K + j) * s.Cin;
-#pragma omp simd
-            for (int64_t c = 0; c < s.Cin; ++c) to[c] += from[c];
+            if (adds) {
+              cpu::put_row(to, s.Cin, [=](int64_t c) { return A(to[c]) + A(from[c]); });
+            } else {
+              std::copy_n(from, s.Cin, to);
+            }
+            adds = true;
           }
         }
+        if (!adds) std::fill_n(to, s.Cin, T(0));
       }
     }
   }
 }
 
 // weights (Cout, width) from weight (Cout, Cin, K, K) and bias.
-template <class T>
-void pack_weights_cpu(T* weights, const T* weight, const T* bias, const Columns& m) {
+template <class T, class A = Acc<T>>
+void pack_weights_cpu(T* weights, const A* weight, const A* bias, const Columns& m) {
   const int64_t taps = m.s.K * m.s.K, Cin = m.s.Cin;
 #pragma omp parallel for
   for (int64_t o = 0; o < m.s.Cout; ++o) {
     T* row = weights + o * m.width;
     std::fill_n(row, m.width, T(0));
     for (int64_t c = 0; c < Cin; ++c) {
-      for (int64_t t = 0; t < taps; ++t) row[t * Cin + c] = weight[(o * Cin + c) * taps + t];
+      for (int64_t t = 0; t < taps; ++t) row[t * Cin + c] = T(weight[(o * Cin + c) * taps + t]);
     }
-    if (bias) row[m.seen()] = bias[o];
+    if (bias) row[m.seen()] = T(bias[o]);
   }
 }
 
@@ -116,5 +123,10 @@ void unpack_gradient_cpu(T* dweight, T* dbias, const T* dweights, const Columns&
     if (dbias) dbias[o] += row[m.seen()];
   }
 }
+
+// For bf16 they are made in layers/activations_bf16.cpp.
+extern template void im2col_cpu(bf16*, const bf16*, int64_t, const Columns&);
+extern template void col2im_cpu(bf16*, bool, const bf16*, int64_t, const Columns&);
+extern template void pack_weights_cpu(bf16*, const float*, const float*, const Columns&);
 
 }  // namespace dyt

@@ -358,15 +358,13 @@ Tensor depthwise_conv(Tape& tape, const Tensor& x, const Parameter& weight, cons
           weight.shape.text());
   require(!bias || bias->size() == s.C, "depthwise_conv: bias ", bias ? bias->name : "", " has ",
           bias ? bias->size() : 0, " elements for ", s.C, " channels");
-  const Tensor y = tape.empty(x.shape);
+  const Tensor y = tape.empty(x.shape, x.dtype);
   with_filter_size(K, [&](auto k) {
-    on_either(tape, x.dtype, [&](auto type) {
+    on_either_with_bf16(tape, x.dtype, [&](auto type) {
       using T = decltype(type);
       const Acc<T>*filter = values_of<T>(w), *b = values_of<T>(bias);
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          return depthwise_cpu::forward<k()>(tape, y.as<T>(), x.as<T>(), filter, b, s);
-        }
+      if (tape.on_cpu()) {
+        return depthwise_cpu::forward<k()>(tape, y.as<T>(), x.as<T>(), filter, b, s);
       }
       if constexpr (gpu_computes<T>) {
         depthwise_gpu<k()>(y.as<T>(), false, x.as<T>(), filter, false, b, s);
@@ -375,16 +373,14 @@ Tensor depthwise_conv(Tape& tape, const Tensor& x, const Parameter& weight, cons
   });
   tape.record(y, [=, &tape] {
     with_filter_size(K, [&](auto k) {
-      on_either(tape, x.dtype, [&](auto type) {
+      on_either_with_bf16(tape, x.dtype, [&](auto type) {
         using T = decltype(type);
         const auto dx = tape.gradient<T>(x);
         const T* dy = tape.gradient_of_output<T>(y);
-        if constexpr (cpu_computes<T>) {
-          if (tape.on_cpu()) {
-            return depthwise_cpu::backward<k()>(tape, dx.data, dx.add, gradient_of<T>(w),
-                                                gradient_of<T>(bias), dy, x.as<T>(),
-                                                values_of<T>(w), s);
-          }
+        if (tape.on_cpu()) {
+          return depthwise_cpu::backward<k()>(tape, dx.data, dx.add, gradient_of<T>(w),
+                                              gradient_of<T>(bias), dy, x.as<T>(), values_of<T>(w),
+                                              s);
         }
         if constexpr (gpu_computes<T>) {
           depthwise_backward_gpu<k()>(tape, dx.data, dx.add, gradient_of<T>(w),

@@ -2,13 +2,14 @@
 //
 // A tile holds `lanes` channels, one vector register full, of one image: (H, tile_width, lanes),
 // with zeros to the left and right, and in the lanes beyond C. A strip of pixels is summed in
-// registers.
+// registers. Tiles and sums of bf16 are f32.
 #pragma once
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
 
+#include "core/bf16_cpu.h"
 #include "core/tape.h"
 
 namespace dyt {
@@ -19,8 +20,8 @@ struct ImageShape {
 
 namespace depthwise_cpu {
 
-template <class T>
-inline constexpr int lanes = 64 / sizeof(T);
+template <class A>
+inline constexpr int lanes = 64 / sizeof(A);
 #if defined(__AVX512F__)
 inline constexpr int strip = 8;
 #else
@@ -30,79 +31,85 @@ inline constexpr int strip = 4;  // half as wide registers, and half as many
 inline int64_t tile_width(int64_t W, int K) { return (W + strip - 1) / strip * strip + K - 1; }
 
 // One group of channels of one image, x -> x[b,0,0,c], into a tile.
-template <int K, class T>
-void load_tile(T* tile, const T* x, int64_t channels, const ImageShape& s) {
-  constexpr int L = lanes<T>, R = K / 2;
+template <int K, class A, class T>
+void load_tile(A* tile, const T* x, int64_t channels, const ImageShape& s) {
+  constexpr int L = lanes<A>, R = K / 2;
   const int64_t width = tile_width(s.W, K);
   for (int64_t h = 0; h < s.H; ++h) {
-    T* row = tile + h * width * L;
-    std::fill(row, row + R * L, T(0));
-    std::fill(row + (R + s.W) * L, row + width * L, T(0));
+    A* row = tile + h * width * L;
+    std::fill(row, row + R * L, A(0));
+    std::fill(row + (R + s.W) * L, row + width * L, A(0));
     for (int64_t w = 0; w < s.W; ++w) {
       const T* from = x + (h * s.W + w) * s.C;
-      T* to = row + (R + w) * L;
+      A* to = row + (R + w) * L;
       if (channels == L) {
-        std::copy_n(from, L, to);
+#pragma omp simd
+        for (int l = 0; l < L; ++l) to[l] = A(from[l]);
       } else {
-        for (int l = 0; l < L; ++l) to[l] = l < channels ? from[l] : T(0);
+        for (int l = 0; l < L; ++l) to[l] = l < channels ? A(from[l]) : A(0);
       }
     }
   }
 }
 
 // y, or dx from dy's tile: filters (K, K, lanes), start (lanes) the value before the sum.
-template <int K, class T>
-void filter_tile(T* y, bool add, const T* tile, const T* filters, const T* start, int64_t channels,
+template <int K, class T, class A>
+void filter_tile(T* y, bool add, const A* tile, const A* filters, const A* start, int64_t channels,
                  const ImageShape& s) {
-  constexpr int L = lanes<T>, R = K / 2;
+  constexpr int L = lanes<A>, R = K / 2;
   const int64_t width = tile_width(s.W, K);
   for (int64_t h = 0; h < s.H; ++h) {
     const int64_t i_begin = std::max<int64_t>(0, R - h), i_end = std::min<int64_t>(K, s.H + R - h);
     for (int64_t w0 = 0; w0 < s.W; w0 += strip) {
-      T sums[strip][L];
+      A sums[strip][L];
       for (int p = 0; p < strip; ++p) std::copy_n(start, L, sums[p]);
       for (int64_t i = i_begin; i < i_end; ++i) {
-        const T* in = tile + ((h + i - R) * width + w0) * L;
+        const A* in = tile + ((h + i - R) * width + w0) * L;
         for (int j = 0; j < K; ++j) {
-          const T* filter = filters + (i * K + j) * L;
+          const A* filter = filters + (i * K + j) * L;
           for (int p = 0; p < strip; ++p) {
-#pragma omp simd simdlen(lanes <T>)
+#pragma omp simd simdlen(lanes <A>)
             for (int l = 0; l < L; ++l) sums[p][l] += filter[l] * in[(j + p) * L + l];
           }
         }
       }
       for (int64_t p = 0; p < strip && w0 + p < s.W; ++p) {
         T* out = y + (h * s.W + w0 + p) * s.C;
-        for (int l = 0; l < channels; ++l) out[l] = (add ? out[l] : T(0)) + sums[p][l];
+        const A* sum = sums[p];
+        if (add) {
+          cpu::put_row(out, channels, [=](int64_t l) { return A(out[l]) + sum[l]; });
+        } else {
+          cpu::put_row(out, channels, [=](int64_t l) { return sum[l]; });
+        }
       }
     }
   }
 }
 
 // sums (K K + 1, lanes): adds what this tile contributes to dweight and, in the last row, to dbias.
-template <int K, class T>
-void correlate_tiles(T* sums, const T* x_tile, const T* dy_tile, const ImageShape& s) {
-  constexpr int L = lanes<T>, R = K / 2;
+template <int K, class A>
+void correlate_tiles(A* sums, const A* x_tile, const A* dy_tile, const ImageShape& s) {
+  constexpr int L = lanes<A>, R = K / 2;
   const int64_t width = tile_width(s.W, K);
   for (int i = 0; i < K; ++i) {
-    T row_sums[K][L];
+    A row_sums[K][L];
     std::copy_n(sums + i * K * L, K * L, row_sums[0]);
     const int64_t h_end = std::min<int64_t>(s.H, s.H + R - i);
     for (int64_t h = std::max<int64_t>(0, R - i); h < h_end; ++h) {
-      const T* x = x_tile + (h + i - R) * width * L;
-      const T* dy = dy_tile + (h * width + R) * L;
+      const A* x = x_tile + (h + i - R) * width * L;
+      const A* dy = dy_tile + (h * width + R) * L;
       for (int64_t w = 0; w < s.W; ++w) {
         for (int j = 0; j < K; ++j) {
-#pragma omp simd simdlen(lanes <T>)
+#pragma omp simd simdlen(lanes <A>)
           for (int l = 0; l < L; ++l) row_sums[j][l] += dy[w * L + l] * x[(w + j) * L + l];
         }
       }
     }
     std::copy_n(row_sums[0], K * L, sums + i * K * L);
   }
-  T* bias_sums = sums + K * K * L;
+  A* bias_sums = sums + K * K * L;
   for (int64_t h = 0; h < s.H; ++h) {
-    const T* dy = dy_tile + (h * width + R) * L;
+    const A* dy = dy_tile + (h * width + R) * L;
     for (int64_t w = 0; w < s.W; ++w) {
       for (int l = 0; l < L; ++l) bias_sums[l] += dy[w * L + l];
     }
@@ -110,31 +117,31 @@ void correlate_tiles(T* sums, const T* x_tile, const T* dy_tile, const ImageShap
 }
 
 // weight (C, K, K) to (C / lanes, K, K, lanes), turned by 180 degrees for the backward pass.
-template <int K, class T>
-void group_filters(T* filters, const T* weight, bool turned, int64_t C) {
-  constexpr int L = lanes<T>;
+template <int K, class A>
+void group_filters(A* filters, const A* weight, bool turned, int64_t C) {
+  constexpr int L = lanes<A>;
   for (int64_t c = 0; c < (C + L - 1) / L * L; ++c) {
     for (int k = 0; k < K * K; ++k) {
       filters[(c / L * K * K + k) * L + c % L] =
-          c < C ? weight[c * K * K + (turned ? K * K - 1 - k : k)] : T(0);
+          c < C ? weight[c * K * K + (turned ? K * K - 1 - k : k)] : A(0);
     }
   }
 }
 
-template <int K, class T>
-void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias, const ImageShape& s) {
-  constexpr int L = lanes<T>;
+template <int K, class T, class A = Acc<T>>
+void forward(Tape& tape, T* y, const T* x, const A* weight, const A* bias, const ImageShape& s) {
+  constexpr int L = lanes<A>;
   const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
   const int64_t tile_size = s.H * tile_width(s.W, K) * L;
-  T* filters = tape.scratch<T>(groups * K * K * L);
-  T* tiles = tape.scratch<T>(omp_get_max_threads() * tile_size);
+  A* filters = tape.scratch<A>(groups * K * K * L);
+  A* tiles = tape.scratch<A>(omp_get_max_threads() * tile_size);
   group_filters<K>(filters, weight, false, s.C);
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < s.B; ++b) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t c0 = g * L, channels = std::min<int64_t>(L, s.C - c0);
-      T* tile = tiles + omp_get_thread_num() * tile_size;
-      T start[L] = {};
+      A* tile = tiles + omp_get_thread_num() * tile_size;
+      A start[L] = {};
       if (bias) std::copy_n(bias + c0, channels, start);
       load_tile<K>(tile, x + b * image + c0, channels, s);
       filter_tile<K>(y + b * image + c0, false, tile, filters + g * K * K * L, start, channels, s);
@@ -144,25 +151,25 @@ void forward(Tape& tape, T* y, const T* x, const T* weight, const T* bias, const
 
 // dx may be null; dweight and dbias (or null) are added to. A task is a group of channels of a part
 // of the batch; how many parts depends on the sizes alone, so the sums don't depend on the threads.
-template <int K, class T>
-void backward(Tape& tape, T* dx, bool add, T* dweight, T* dbias, const T* dy, const T* x,
-              const T* weight, const ImageShape& s) {
-  constexpr int L = lanes<T>, taps = K * K + 1;  // the last one is the bias
+template <int K, class T, class A = Acc<T>>
+void backward(Tape& tape, T* dx, bool add, A* dweight, A* dbias, const T* dy, const T* x,
+              const A* weight, const ImageShape& s) {
+  constexpr int L = lanes<A>, taps = K * K + 1;  // the last one is the bias
   const int64_t groups = (s.C + L - 1) / L, image = s.H * s.W * s.C;
   const int64_t parts = std::clamp<int64_t>(64 / groups, 1, s.B);
   const int64_t tile_size = s.H * tile_width(s.W, K) * L;
-  T* filters = tape.scratch<T>(groups * K * K * L);
-  T* tiles = tape.scratch<T>(omp_get_max_threads() * 2 * tile_size);
-  T* partials = tape.scratch<T>(parts * groups * taps * L);
+  A* filters = tape.scratch<A>(groups * K * K * L);
+  A* tiles = tape.scratch<A>(omp_get_max_threads() * 2 * tile_size);
+  A* partials = tape.scratch<A>(parts * groups * taps * L);
   group_filters<K>(filters, weight, true, s.C);
-  const T zeros[L] = {};
+  const A zeros[L] = {};
 #pragma omp parallel for collapse(2)
   for (int64_t part = 0; part < parts; ++part) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t c0 = g * L, channels = std::min<int64_t>(L, s.C - c0);
-      T* x_tile = tiles + omp_get_thread_num() * 2 * tile_size;
-      T* dy_tile = x_tile + tile_size;
-      T sums[taps * L] = {};
+      A* x_tile = tiles + omp_get_thread_num() * 2 * tile_size;
+      A* dy_tile = x_tile + tile_size;
+      A sums[taps * L] = {};
       for (int64_t b = s.B * part / parts; b < s.B * (part + 1) / parts; ++b) {
         load_tile<K>(x_tile, x + b * image + c0, channels, s);
         load_tile<K>(dy_tile, dy + b * image + c0, channels, s);
@@ -178,12 +185,22 @@ void backward(Tape& tape, T* dx, bool add, T* dweight, T* dbias, const T* dy, co
 #pragma omp parallel for
   for (int64_t c = 0; c < s.C; ++c) {
     for (int64_t part = 0; part < parts; ++part) {
-      const T* sums = partials + (part * groups + c / L) * taps * L + c % L;
+      const A* sums = partials + (part * groups + c / L) * taps * L + c % L;
       for (int k = 0; k < K * K; ++k) dweight[c * K * K + k] += sums[k * L];
       if (dbias) dbias[c] += sums[K * K * L];
     }
   }
 }
+
+// For bf16 they are made in layers/activations_bf16.cpp.
+extern template void forward<3>(Tape&, bf16*, const bf16*, const float*, const float*,
+                                const ImageShape&);
+extern template void forward<7>(Tape&, bf16*, const bf16*, const float*, const float*,
+                                const ImageShape&);
+extern template void backward<3>(Tape&, bf16*, bool, float*, float*, const bf16*, const bf16*,
+                                 const float*, const ImageShape&);
+extern template void backward<7>(Tape&, bf16*, bool, float*, float*, const bf16*, const bf16*,
+                                 const float*, const ImageShape&);
 
 }  // namespace depthwise_cpu
 }  // namespace dyt

@@ -10,60 +10,13 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "layers/column_walk.h"
+#include "layers/layer_scale_cpu.h"
 #include "layers/layers.h"
 
 namespace dyt {
 namespace {
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
-
-// residual may be null.
-template <class T>
-void layer_scale_forward_cpu(T* y, const T* x, const T* gamma, const T* residual, int64_t rows,
-                             int64_t C) {
-  std::vector<T> wide;
-  repeat_over_wide_row(wide, C, [&](int64_t c) { return gamma[c]; });
-  const T* g = wide.data();
-  for_each_part(rows, [&](int64_t, int64_t begin, int64_t end) {
-    for_each_wide_row(end - begin, C, [&](int64_t first, int64_t n) {
-      const int64_t at = begin * C + first;
-      if (residual) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) y[at + i] = residual[at + i] + g[i] * x[at + i];
-      } else {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) y[at + i] = g[i] * x[at + i];
-      }
-    });
-  });
-}
-
-// dgamma is added to; dx too if `add`, and it may be null.
-template <class T>
-void layer_scale_backward_cpu(T* dx, bool add, T* dgamma, const T* dy, const T* x, const T* gamma,
-                              int64_t rows, int64_t C) {
-  std::vector<T> wide;
-  repeat_over_wide_row(wide, C, [&](int64_t c) { return gamma[c]; });
-  const T* g = wide.data();
-  const int64_t width = int64_t(wide.size());
-  std::vector<T> sums(wide.size(), T(0));
-  sum_over_rows(sums.data(), width, rows, [&](int64_t begin, int64_t end, T* sum) {
-    for_each_wide_row(end - begin, C, [&](int64_t first, int64_t n) {
-      const int64_t at = begin * C + first;
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += dy[at + i] * x[at + i];
-      if (dx && add) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) dx[at + i] += g[i] * dy[at + i];
-      } else if (dx) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) dx[at + i] = g[i] * dy[at + i];
-      }
-    });
-  });
-  for (int64_t c = 0; c < C; ++c) dgamma[c] += sum_of_channel(sums, c, C);
-}
+// (2) The CPU loops are in layer_scale_cpu.h.
 
 // (3) The kernels
 // ----------------------------------------------------------------------------------
@@ -164,13 +117,11 @@ Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma, const Te
   require(!residual || residual->shape == x.shape, "layer_scale: x ", x.shape.text(),
           " and residual ", residual ? residual->shape.text() : "", " differ in shape");
   const Tensor y = tape.empty(x.shape, x.dtype);
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     const T* to_add = residual ? residual->as<T>() : nullptr;
-    if constexpr (cpu_computes<T>) {
-      if (tape.on_cpu()) {
-        return layer_scale_forward_cpu(y.as<T>(), x.as<T>(), values_of<T>(&gamma), to_add, rows, C);
-      }
+    if (tape.on_cpu()) {
+      return layer_scale_forward_cpu(y.as<T>(), x.as<T>(), values_of<T>(&gamma), to_add, rows, C);
     }
     if constexpr (gpu_computes<T>) {
       layer_scale_forward_gpu(y.as<T>(), x.as<T>(), values_of<T>(&gamma), to_add, rows, C);
@@ -179,15 +130,13 @@ Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma, const Te
   const bool with_residual = residual != nullptr;
   const Tensor added = residual ? *residual : Tensor{};
   tape.record(y, [=, &tape, &gamma] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       const auto dx = tape.gradient<T>(x);
       const T* dy = tape.gradient_of_output<T>(y);
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          return layer_scale_backward_cpu(dx.data, dx.add, gradient_of<T>(&gamma), dy, x.as<T>(),
-                                          values_of<T>(&gamma), rows, C);
-        }
+      if (tape.on_cpu()) {
+        return layer_scale_backward_cpu(dx.data, dx.add, gradient_of<T>(&gamma), dy, x.as<T>(),
+                                        values_of<T>(&gamma), rows, C);
       }
       if constexpr (gpu_computes<T>) {
         layer_scale_backward_gpu(tape, dx.data, dx.add, gradient_of<T>(&gamma), dy, x.as<T>(),

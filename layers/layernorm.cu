@@ -41,17 +41,15 @@ Tensor layernorm(Tape& tape, const Tensor& input, const Parameter* gamma, const 
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor mean = tape.constant({rows}, accumulator_of(x.dtype));
   const Tensor rstd = tape.constant({rows}, accumulator_of(x.dtype));
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
     const Branch<T> added = branch_of<T>(branch, path);
-    if constexpr (cpu_computes<T>) {
-      if (tape.on_cpu()) {
-        if (branch) add_branch(tape, input.as<T>(), added, rows, C);
-        return row_norm_forward_cpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), x.as<T>(),
-                                          values_of<T>(gamma), values_of<T>(beta), T(epsilon), rows,
-                                          C);
-      }
+    if (tape.on_cpu()) {
+      if (branch) add_branch(tape, input.as<T>(), added, rows, C);
+      return row_norm_forward_cpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), x.as<T>(),
+                                        values_of<T>(gamma), values_of<T>(beta), A(epsilon), rows,
+                                        C);
     }
     if constexpr (gpu_computes<T>) {
       row_norm_forward_gpu<true>(y.as<T>(), mean.as<A>(), rstd.as<A>(), input.as<T>(), added,
@@ -59,17 +57,15 @@ Tensor layernorm(Tape& tape, const Tensor& input, const Parameter* gamma, const 
     }
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
       const auto dx = tape.gradient<T>(x);
       const T* dy = tape.gradient_of_output<T>(y);
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          return row_norm_backward_cpu<true>(dx.data, dx.add, gradient_of<T>(gamma),
-                                             gradient_of<T>(beta), dy, x.as<T>(), mean.as<A>(),
-                                             rstd.as<A>(), values_of<T>(gamma), rows, C);
-        }
+      if (tape.on_cpu()) {
+        return row_norm_backward_cpu<true>(dx.data, dx.add, gradient_of<T>(gamma),
+                                           gradient_of<T>(beta), dy, x.as<T>(), mean.as<A>(),
+                                           rstd.as<A>(), values_of<T>(gamma), rows, C);
       }
       if constexpr (gpu_computes<T>) {
         row_norm_backward_gpu<true>(tape, dx.data, dx.add, gradient_of<T>(gamma),

@@ -33,7 +33,7 @@ Tensor linear(Tape& tape, const Tensor& x, const Parameter& weight, const Parame
   require(!residual || residual->shape == y_shape, "linear: residual ",
           residual ? residual->shape.text() : "", " is not of the output's shape ", y_shape.text());
   if (linear_multiplies_in_bf16(tape)) {
-    return linear_in_bf16(tape, y_shape, x, weight, bias, residual);
+    return linear_in_bf16(tape, y_shape, tape.dtype(), x, weight, bias, residual);
   }
   const Tensor y = tape.empty(y_shape);
   const Tensor r = residual ? *residual : Tensor{};

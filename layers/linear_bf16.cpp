@@ -76,6 +76,15 @@ void gelu_backward(bf16* dy, float* dbias, const bf16* h, int64_t rows, int64_t 
   });
 }
 
+void sum_columns(float* dbias, const bf16* dy, int64_t rows, int64_t C) {
+  sum_over_rows(dbias, C, rows, [&](int64_t begin, int64_t end, float* partial) {
+    for (int64_t r = begin; r < end; ++r) {
+#pragma omp simd
+      for (int64_t c = 0; c < C; ++c) partial[c] += float(dy[r * C + c]);
+    }
+  });
+}
+
 // Rows at a time: their h is to stay in the second-level cache between the product that writes it
 // and GELU.
 int64_t gelu_rows_at_once(int64_t C) {
@@ -105,9 +114,9 @@ void round_and_sum(bf16* to, float* dbias, const float* dy, int64_t rows, int64_
   });
 }
 
-Tensor linear_in_bf16(Tape& tape, Shape y_shape, const Tensor& x, const Parameter& weight,
-                      const Parameter* bias, const Tensor* residual) {
-  const Tensor x_narrow = in_bf16(tape, x), y = tape.empty(y_shape);
+Tensor linear_in_bf16(Tape& tape, Shape y_shape, DType y_type, const Tensor& x,
+                      const Parameter& weight, const Parameter* bias, const Tensor* residual) {
+  const Tensor x_narrow = in_bf16(tape, x), y = tape.empty(y_shape, y_type);
   const Tensor r = residual ? *residual : Tensor{};
   const Parameter* w = &weight;
   const Product product{.op_b = Op::transpose,
@@ -116,13 +125,21 @@ Tensor linear_in_bf16(Tape& tape, Shape y_shape, const Tensor& x, const Paramete
                         .k = x.channels(),
                         .bias = values_of<float>(bias),
                         .residual = residual ? r.as<float>() : nullptr,
-                        .a = DType::bf16};
+                        .a = DType::bf16,
+                        .c = y_type};
   product_in_bf16(product, x_narrow.data, weight.data, y.data);
   tape.record(y, [=, &tape] {
-    bf16* dy = memory_for_dy(y.size());
-    round_and_sum(dy, gradient_of<float>(bias), tape.gradient_of_output<float>(y), y.rows(),
-                  y.channels());
-    backward(tape, dy, x, x_narrow, *w);
+    const int64_t rows = y.rows(), C = y.channels();
+    float* const dbias = gradient_of<float>(bias);
+    if (y.dtype == DType::bf16) {
+      const bf16* dy = tape.gradient_of_output<bf16>(y);
+      if (dbias) sum_columns(dbias, dy, rows, C);
+      backward(tape, dy, x, x_narrow, *w);
+    } else {
+      bf16* dy = memory_for_dy(y.size());
+      round_and_sum(dy, dbias, tape.gradient_of_output<float>(y), rows, C);
+      backward(tape, dy, x, x_narrow, *w);
+    }
     if (r.data) add_gradient(tape, y, r);
   });
   return y;

@@ -50,7 +50,11 @@ void hidden_backward(Tape& tape, T* dh, const T* dy, const T* h, const MlpParame
 Tensor mlp(Tape& tape, const Tensor& x, const MlpParameters& p, Gelu kind, const Tensor* residual) {
   require(p.w1 && p.b1 && p.w2, "mlp: w1, b1 and w2 must be given");
   if (linear_multiplies_in_bf16(tape)) {  // on the CPU, where two ops are as good as one
-    return linear(tape, linear_gelu(tape, x, *p.w1, *p.b1, kind), *p.w2, p.b2, residual);
+    const Tensor a = linear_gelu(tape, x, *p.w1, *p.b1, kind);
+    const Shape shape = output_shape(a, *p.w2, p.b2);
+    if (x.dtype == DType::f32) return linear(tape, a, *p.w2, p.b2, residual);
+    const Tensor y = linear_in_bf16(tape, shape, DType::bf16, a, *p.w2, p.b2, nullptr);
+    return residual ? residual_add(tape, *residual, y, 0) : y;
   }
   const Tensor h = tape.constant(output_shape(x, *p.w1, p.b1), tape.dtype());
   const Tensor a = tape.empty(h.shape);

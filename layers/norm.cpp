@@ -163,8 +163,10 @@ void Norm::calibrate(Tape& tape, const Tensor& x) const {
 }
 
 Tensor Norm::forward(Tape& tape, const Tensor& x) const {
-  const bool takes_bf16 = over_batch_or_group(spec_.kind) || spec_.kind == NormKind::none;
-  if (is_bf16_on_cpu(tape, x) && !takes_bf16) return forward(tape, widened(tape, x));
+  const bool takes_bf16 = has_statistics(spec_.kind) || spec_.kind == NormKind::none;
+  if (is_bf16_on_cpu(tape, x) && (!takes_bf16 || spec_.unfused)) {
+    return narrowed(tape, forward(tape, widened(tape, x)));
+  }
   if (spec_.unfused) {
     return unfused_norm(tape, x, spec_.kind, {weight_, bias_, alpha_}, spec_.epsilon);
   }

@@ -15,33 +15,14 @@
 #include "core/dispatch.h"
 #include "core/gradient.h"
 #include "core/kernel.h"
-#include "layers/activations_bf16.h"
 #include "layers/drop_path.h"
 #include "layers/layers.h"
+#include "layers/residual_cpu.h"
 
 namespace dyt {
 namespace {
 
-// (2) The CPU loops -------------------------------------------------------------------------------
-
-// y = x + f keep(b) / (1 - drop) on B samples of n elements. x may be null (zeros), or y itself.
-// What a dropped sample has in f is not looked at.
-template <class T>
-void residual_cpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
-  const T scale = path.scale<T>();
-  const int64_t piece = 4096, pieces = (n + piece - 1) / piece;
-#pragma omp parallel for collapse(2)
-  for (int64_t b = 0; b < B; ++b) {
-    for (int64_t p = 0; p < pieces; ++p) {
-      const int64_t begin = b * n + p * piece, end = b * n + std::min(n, (p + 1) * piece);
-      if (!x) std::fill(y + begin, y + end, T(0));
-      if (x && x != y) std::copy(x + begin, x + end, y + begin);
-      if (!path.keeps(b)) continue;
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y[i] += f[i] * scale;
-    }
-  }
-}
+// (2) The CPU loop is in residual_cpu.h.
 
 // (3) The kernel ----------------------------------------------------------------------------------
 
@@ -77,9 +58,7 @@ void residual_gpu(T* y, const T* x, const T* f, DropPath path, int64_t B, int64_
 
 template <class T>
 void residual(const Tape& tape, T* y, const T* x, const T* f, DropPath path, int64_t B, int64_t n) {
-  if constexpr (cpu_computes<T>) {
-    if (tape.on_cpu()) return residual_cpu(y, x, f, path, B, n);
-  }
+  if (tape.on_cpu()) return residual_cpu(y, x, f, path, B, n);
   if constexpr (gpu_computes<T>) residual_gpu(y, x, f, path, B, n);
 }
 
@@ -87,7 +66,7 @@ void residual(const Tape& tape, T* y, const T* x, const T* f, DropPath path, int
 void record_residual(Tape& tape, const Tensor& y, const Tensor& x, const Tensor& f, DropPath path) {
   const int64_t B = x.shape[0], n = x.size() / B;
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       const auto df = tape.gradient<T>(f);
       const T* zero_or_df = df.add ? df.data : nullptr;
@@ -133,12 +112,9 @@ template void add_branch_gpu(const float*, const Branch<float>&, int64_t, int64_
 template void add_branch_gpu(const bf16*, const Branch<bf16>&, int64_t, int64_t);
 
 Tensor residual_add(Tape& tape, const Tensor& x, const Tensor& f, float drop) {
-  if (is_bf16_on_cpu(tape, x)) {
-    return narrowed(tape, residual_add(tape, widened(tape, x), widened(tape, f), drop));
-  }
   ResidualBranch branch{f, drop};
   const DropPath path = begin_residual(tape, x, branch);
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     add_branch(tape, x.as<T>(), branch_of<T>(&branch, path), x.rows(), x.channels());
   });

@@ -35,18 +35,16 @@ Tensor rmsnorm(Tape& tape, const Tensor& input, const Parameter* gamma, float ep
   const Tensor x = branch ? branch->y : input;
   const Tensor y = tape.empty(x.shape, x.dtype);
   const Tensor rstd = tape.constant({rows}, accumulator_of(x.dtype));
-  on_either(tape, x.dtype, [&](auto t) {
+  on_either_with_bf16(tape, x.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Acc<T>;
     A* const mean = nullptr;
     const A* const beta = nullptr;
     const Branch<T> added = branch_of<T>(branch, path);
-    if constexpr (cpu_computes<T>) {
-      if (tape.on_cpu()) {
-        if (branch) add_branch(tape, input.as<T>(), added, rows, C);
-        return row_norm_forward_cpu<false>(y.as<T>(), mean, rstd.as<A>(), x.as<T>(),
-                                           values_of<T>(gamma), beta, T(epsilon), rows, C);
-      }
+    if (tape.on_cpu()) {
+      if (branch) add_branch(tape, input.as<T>(), added, rows, C);
+      return row_norm_forward_cpu<false>(y.as<T>(), mean, rstd.as<A>(), x.as<T>(),
+                                         values_of<T>(gamma), beta, A(epsilon), rows, C);
     }
     if constexpr (gpu_computes<T>) {
       row_norm_forward_gpu<false>(y.as<T>(), mean, rstd.as<A>(), input.as<T>(), added,
@@ -54,19 +52,17 @@ Tensor rmsnorm(Tape& tape, const Tensor& input, const Parameter* gamma, float ep
     }
   });
   tape.record(y, [=, &tape] {
-    on_either(tape, x.dtype, [&](auto t) {
+    on_either_with_bf16(tape, x.dtype, [&](auto t) {
       using T = decltype(t);
       using A = Acc<T>;
       const auto dx = tape.gradient<T>(x);
       const T* dy = tape.gradient_of_output<T>(y);
       const A* const mean = nullptr;
       A* const dbeta = nullptr;
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          return row_norm_backward_cpu<false>(dx.data, dx.add, gradient_of<T>(gamma), dbeta, dy,
-                                              x.as<T>(), mean, rstd.as<A>(), values_of<T>(gamma),
-                                              rows, C);
-        }
+      if (tape.on_cpu()) {
+        return row_norm_backward_cpu<false>(dx.data, dx.add, gradient_of<T>(gamma), dbeta, dy,
+                                            x.as<T>(), mean, rstd.as<A>(), values_of<T>(gamma),
+                                            rows, C);
       }
       if constexpr (gpu_computes<T>) {
         row_norm_backward_gpu<false>(tape, dx.data, dx.add, gradient_of<T>(gamma), dbeta, dy,

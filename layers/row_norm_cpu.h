@@ -4,69 +4,95 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
+#include "core/bf16_cpu.h"
 #include "core/cpu_math.h"
+#include "core/dtype.h"
 #include "core/reduce.h"
 
 namespace dyt {
 
 // (2) The CPU loops -------------------------------------------------------------------------------
 
-// Sums over a row x (C), in two halves side by side: an addition takes about four cycles, and two
-// sums don't wait for each other.
-template <class T>
-T sum_of(const T* x, int64_t C) {
-  const int64_t half = C / 2;
-  T first = C % 2 == 1 ? x[C - 1] : T(0), second = 0;
-#pragma omp simd reduction(+ : first, second)
-  for (int64_t c = 0; c < half; ++c) {
-    first += x[c];
-    second += x[half + c];
+// The sum of value(x) over a row x (C), by L sums side by side. Adding these up takes as long as
+// adding some ten vectors, so there are no more of them than a vector has.
+template <int L, class A, class F>
+A sum_by_lanes(const A* x, int64_t C, F&& value) {
+  A lanes[L] = {}, sum = 0;
+  int64_t c = 0;
+  for (; c + L <= C; c += L) {
+#pragma omp simd simdlen(L)
+    for (int l = 0; l < L; ++l) lanes[l] += value(x[c + l]);
   }
-  return first + second;
+  for (; c < C; ++c) sum += value(x[c]);
+#pragma omp simd simdlen(L) reduction(+ : sum)
+  for (int l = 0; l < L; ++l) sum += lanes[l];
+  return sum;
 }
 
-// Of the squares of x - mean.
-template <class T>
-T sum_of_squares(const T* x, T mean, int64_t C) {
-  const int64_t half = C / 2;
-  T first = C % 2 == 1 ? (x[C - 1] - mean) * (x[C - 1] - mean) : T(0), second = 0;
-#pragma omp simd reduction(+ : first, second)
-  for (int64_t c = 0; c < half; ++c) {
-    first += (x[c] - mean) * (x[c] - mean);
-    second += (x[half + c] - mean) * (x[half + c] - mean);
-  }
-  return first + second;
+template <class A, class F>
+A sum_over_row(const A* x, int64_t C, F&& value) {
+#if defined(__AVX512F__)
+  constexpr int L = 64 / sizeof(A);
+  if (C % L == 0) return sum_by_lanes<L>(x, C, value);
+#endif
+  return sum_by_lanes<32 / sizeof(A)>(x, C, value);
 }
 
-template <bool centered, class T>
-void row_norm_forward_cpu(T* y, T* mean, T* rstd, const T* x, const T* gamma, const T* beta,
-                          T epsilon, int64_t rows, int64_t C) {
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* x_r = x + r * C;
-    cpu::prefetch(x_r + C, C);
-    const T m = centered ? sum_of(x_r, C) / T(C) : T(0);
-    const T s = 1 / std::sqrt(sum_of_squares(x_r, m, C) / T(C) + epsilon);
-#pragma omp simd
-    for (int64_t c = 0; c < C; ++c) {
-      const T xhat = (x_r[c] - m) * s;
-      y[r * C + c] = (gamma ? gamma[c] : T(1)) * xhat + (beta ? beta[c] : T(0));
+// Rows by the handful: a row's sum, mean, squares and rstd wait for each other, some hundred
+// cycles, and what is done for other rows meanwhile takes no time.
+inline constexpr int64_t most_rows_at_once = 16;
+inline int64_t rows_at_once(int64_t C) {  // whose x stays in the first-level cache
+  return std::clamp<int64_t>(4096 / C, 1, most_rows_at_once);
+}
+
+template <bool centered, class T, class A = Acc<T>>
+void row_norm_forward_cpu(T* y, A* mean, A* rstd, const T* x, const A* gamma, const A* beta,
+                          A epsilon, int64_t rows, int64_t C) {
+  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1)), zeros(beta ? 0 : size_t(C), A(0));
+  const A *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
+  const int64_t at_once = rows_at_once(C), size = cpu::wide_row_size(C);
+#pragma omp parallel
+  {
+    std::vector<A> memory(std::is_same_v<T, A> ? 0 : size_t(at_once * size));
+    const A* x_of[most_rows_at_once];
+    A m[most_rows_at_once], s[most_rows_at_once];
+#pragma omp for
+    for (int64_t first = 0; first < rows; first += at_once) {
+      const int64_t n = std::min(at_once, rows - first);
+      for (int64_t i = 0; i < n; ++i) {
+        const T* const x_i = x + (first + i) * C;
+        cpu::prefetch(x_i + at_once * C, C);
+        x_of[i] = cpu::wide_row(memory.data() + i * size, x_i, C);
+        m[i] = centered ? sum_over_row(x_of[i], C, [](A v) { return v; }) / A(C) : A(0);
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const A center = m[i];
+        s[i] = sum_over_row(x_of[i], C, [=](A v) { return (v - center) * (v - center); });
+      }
+      for (int64_t i = 0; i < n; ++i) s[i] = 1 / std::sqrt(s[i] / A(C) + epsilon);
+      for (int64_t i = 0; i < n; ++i) {
+        const A *const x_i = x_of[i], center = m[i], r = s[i];
+        cpu::put_row(y + (first + i) * C, C,
+                     [=](int64_t c) { return scale[c] * ((x_i[c] - center) * r) + offset[c]; });
+        if (centered) mean[first + i] = center;
+        rstd[first + i] = r;
+      }
     }
-    if (centered) mean[r] = m;
-    rstd[r] = s;
   }
 }
 
-// One row: x, dy, dx (C). dgamma and dbeta are added to; dx too if `add`, and it may be null.
-template <bool centered, class T>
-void row_norm_backward_row_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                               T mean, T rstd, const T* gamma, int64_t C) {
-  T sum_g = 0, sum_gx = 0;
+// One row: x, dy, dx, gamma (C). dgamma and dbeta are added to; dx too if `add`, and it may be
+// null.
+template <bool centered, class T, class A = Acc<T>>
+void row_norm_backward_row_cpu(T* dx, bool add, A* dgamma, A* dbeta, const A* dy, const A* x,
+                               A mean, A rstd, const A* gamma, int64_t C) {
+  A sum_g = 0, sum_gx = 0;
 #pragma omp simd reduction(+ : sum_g, sum_gx)
   for (int64_t c = 0; c < C; ++c) {
-    const T xhat = (x[c] - mean) * rstd, g = dy[c] * (gamma ? gamma[c] : T(1));
+    const A xhat = (x[c] - mean) * rstd, g = dy[c] * gamma[c];
     dgamma[c] += dy[c] * xhat;
     if constexpr (centered) {
       dbeta[c] += dy[c];
@@ -75,31 +101,50 @@ void row_norm_backward_row_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy
     sum_gx += g * xhat;
   }
   if (!dx) return;
-  const T mean_g = sum_g / T(C), mean_gx = sum_gx / T(C);
-  if (!add) std::fill_n(dx, C, T(0));
-#pragma omp simd
-  for (int64_t c = 0; c < C; ++c) {
-    const T xhat = (x[c] - mean) * rstd, g = dy[c] * (gamma ? gamma[c] : T(1));
-    dx[c] += rstd * (g - mean_g - xhat * mean_gx);
+  const A mean_g = sum_g / A(C), mean_gx = sum_gx / A(C);
+  const auto dx_of = [=](int64_t c) {
+    const A xhat = (x[c] - mean) * rstd, g = dy[c] * gamma[c];
+    return rstd * (g - mean_g - xhat * mean_gx);
+  };
+  if (add) {
+    cpu::put_row(dx, C, [=](int64_t c) { return A(dx[c]) + dx_of(c); });
+  } else {
+    cpu::put_row(dx, C, dx_of);
   }
 }
 
 // dgamma and dbeta are added to; dx too if `add`. Any of them may be null.
-template <bool centered, class T>
-void row_norm_backward_cpu(T* dx, bool add, T* dgamma, T* dbeta, const T* dy, const T* x,
-                           const T* mean, const T* rstd, const T* gamma, int64_t rows, int64_t C) {
-  std::vector<T> sums(size_t(2 * C), T(0));  // dgamma, dbeta
-  sum_over_rows(sums.data(), 2 * C, rows, [=](int64_t begin, int64_t end, T* partial) {
+template <bool centered, class T, class A = Acc<T>>
+void row_norm_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, const T* x,
+                           const A* mean, const A* rstd, const A* gamma, int64_t rows, int64_t C) {
+  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1));
+  const A* scale = gamma ? gamma : ones.data();
+  std::vector<A> sums(size_t(2 * C), A(0));  // dgamma, dbeta
+  sum_over_rows(sums.data(), 2 * C, rows, [=](int64_t begin, int64_t end, A* partial) {
+    std::vector<A> memory(std::is_same_v<T, A> ? 0 : size_t(2 * cpu::wide_row_size(C)));
     for (int64_t r = begin; r < end; ++r) {
       cpu::prefetch(x + (r + 1) * C, C);
       cpu::prefetch(dy + (r + 1) * C, C);
+      const A* const x_r = cpu::wide_row(memory.data(), x + r * C, C);
+      const A* const dy_r = cpu::wide_row(memory.data() + cpu::wide_row_size(C), dy + r * C, C);
       row_norm_backward_row_cpu<centered>(dx ? dx + r * C : nullptr, add, partial, partial + C,
-                                          dy + r * C, x + r * C, centered ? mean[r] : T(0), rstd[r],
-                                          gamma, C);
+                                          dy_r, x_r, centered ? mean[r] : A(0), rstd[r], scale, C);
     }
   });
   for (int64_t c = 0; c < C && dgamma; ++c) dgamma[c] += sums[size_t(c)];
   for (int64_t c = 0; c < C && dbeta; ++c) dbeta[c] += sums[size_t(C + c)];
 }
+
+// For bf16 they are made in layers/activations_bf16.cpp.
+extern template void row_norm_forward_cpu<true>(bf16*, float*, float*, const bf16*, const float*,
+                                                const float*, float, int64_t, int64_t);
+extern template void row_norm_forward_cpu<false>(bf16*, float*, float*, const bf16*, const float*,
+                                                 const float*, float, int64_t, int64_t);
+extern template void row_norm_backward_cpu<true>(bf16*, bool, float*, float*, const bf16*,
+                                                 const bf16*, const float*, const float*,
+                                                 const float*, int64_t, int64_t);
+extern template void row_norm_backward_cpu<false>(bf16*, bool, float*, float*, const bf16*,
+                                                  const bf16*, const float*, const float*,
+                                                  const float*, int64_t, int64_t);
 
 }  // namespace dyt

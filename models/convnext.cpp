@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "layers/activations_bf16.h"
 #include "layers/convolutions.h"
 #include "layers/mlp.h"
 #include "models/presets.h"
@@ -81,7 +82,8 @@ Tensor ConvNeXt::block_forward(Tape& tape, const Block& b, const Tensor& x) cons
 }
 
 Tensor ConvNeXt::forward(Tape& tape, const Tensor& images) const {
-  Tensor x = conv(tape, images, *stem_weight_, stem_bias_, config_.patch_size);
+  Tensor x =
+      conv(tape, as_activations(tape, images), *stem_weight_, stem_bias_, config_.patch_size);
   x = stem_norm_(tape, x);
   for (const Stage& stage : stages_) {
     if (stage.halve_weight) {

@@ -2,6 +2,7 @@
 
 #include "layers/convolutions.h"
 #include "layers/layers.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -32,6 +33,13 @@ TEST(DepthwiseConv, AgreesWithPyTorch) {
   const std::string file = "layers2.safetensors";
   check_reference(depthwise_case({2, 9, 8, 5}, 7), file, "depthwise7");
   check_reference(depthwise_case({1, 3, 4, 6}, 7), file, "depthwise7_small");
+}
+
+TEST(DepthwiseConv, OfBf16OnTheCpuAgreesWithF32) {
+  check_bf16_activations_on_the_cpu(depthwise_case({2, 5, 9, 3}, 7));
+  check_bf16_activations_on_the_cpu(depthwise_case({3, 8, 8, 40}, 7));
+  check_bf16_activations_on_the_cpu(depthwise_case({2, 6, 5, 16}, 3, false));
+  check_bf16_activations_on_the_cpu(added_to_x(depthwise_case({2, 5, 6, 21}, 7)));
 }
 
 // A filter that is 1 in one place and 0 elsewhere moves the image; 0 comes in at the border.

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "layers/layers.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -39,6 +40,14 @@ TEST(LayerScale, GradientsAgreeWithFiniteDifferences) {
 
 TEST(LayerScale, AgreesWithPyTorch) {
   check_reference(layer_scale_case({5, 21}, false), "layers2.safetensors", "layer_scale");
+}
+
+TEST(LayerScale, OfBf16OnTheCpuAgreesWithF32) {
+  for (const Shape& shape : {Shape{3, 7, 33}, Shape{65, 264}}) {
+    check_bf16_activations_on_the_cpu(layer_scale_case(shape, false));
+    check_bf16_activations_on_the_cpu(layer_scale_case(shape, true));
+  }
+  check_bf16_activations_on_the_cpu(everything_twice({9, 16}));
 }
 
 TEST(LayerScaleKernels, AgreeWithTheCpuAtAwkwardShapes) {

@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include "layers/layers.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -59,6 +60,14 @@ TEST(LayerNorm, AgreesWithPyTorch) {
   // 40 such numbers loses comes on top (without SIMD, one after the other, 1e-5; else 3e-6, as
   // PyTorch).
   check_reference(layernorm_case({3, 40}), file, "layernorm_offset", {"x"}, 2e-5);
+}
+
+TEST(LayerNorm, OfBf16OnTheCpuAgreesWithF32) {
+  for (const Shape& shape : {Shape{5, 7}, Shape{131, 40}, Shape{33, 192}, Shape{3, 2, 777}}) {
+    check_bf16_activations_on_the_cpu(layernorm_case(shape));
+    check_bf16_activations_on_the_cpu(used_twice(shape));
+  }
+  check_bf16_activations_on_the_cpu(without_parameters({9, 72}));
 }
 
 // Widths for each number of channels a lane can hold and each number of warps on a row; widths that

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -49,6 +50,15 @@ TEST(Mlp, AgreesWithPyTorch) {
                   {"x", "residual"});
   check_reference(mlp_case(Gelu::tanh, true, {{6, 9}, 24, 9}), file, "mlp_tanh_residual",
                   {"x", "residual"});
+}
+
+TEST(Mlp, OfBf16OnTheCpuAgreesWithF32) {
+  for (Gelu kind : {Gelu::erf, Gelu::tanh}) {
+    for (bool residual : {false, true}) {
+      check_bf16_activations_on_the_cpu(mlp_case(kind, residual, {{3, 7, 33}, 17, 33}));
+      check_bf16_activations_on_the_cpu(mlp_case(kind, residual, {{2, 64, 40}, 160, 40}));
+    }
+  }
 }
 
 // A hidden width that is a multiple of 8 goes through the products' epilogues, the others don't.

@@ -166,6 +166,7 @@ TEST(Norm, OfEveryKindTakesBf16OnTheCpu) {
     const Tensor x = tape.upload({5, 6, 6}, DType::f32, values.data(), true);
     const Tensor wide = norm.then_relu(tape, x);
     const Tensor narrow = norm.then_relu(tape, narrowed(tape, x));
+    EXPECT_EQ(narrow.dtype, DType::bf16) << name;
     expect_close(to_host(tape, narrow), to_host(tape, wide), 5e-3, name);
   }
 }

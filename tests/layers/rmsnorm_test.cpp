@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "layers/layers.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -46,6 +47,12 @@ TEST(RmsNorm, GradientsAgreeWithFiniteDifferences) {
 TEST(RmsNorm, AgreesWithPyTorch) {
   check_reference(rmsnorm_case({5, 33}), "layers2.safetensors", "rmsnorm");
   check_reference(rmsnorm_case({4, 24}, 1e-5f), "layers2.safetensors", "rmsnorm_eps1e-5");
+}
+
+TEST(RmsNorm, OfBf16OnTheCpuAgreesWithF32) {
+  check_bf16_activations_on_the_cpu(rmsnorm_case({35, 40}));
+  check_bf16_activations_on_the_cpu(used_twice({5, 33}));
+  check_bf16_activations_on_the_cpu(without_gamma({9, 72}));
 }
 
 TEST(RmsNormKernels, AgreeWithTheCpuAtAwkwardShapes) {

@@ -1,5 +1,6 @@
 #include "models/convnext.h"
 
+#include "core/convolution.h"
 #include "core/product.h"
 #include "tests/models/model_check.h"
 
@@ -24,6 +25,42 @@ TEST(ConvNeXt, LogitsLossAndEveryGradientAgreeWithTimm) {
     check_model<ConvNeXt>(file, config, Device::cpu, DType::f32, 3e-6, 1e-5);
     const CpuProductsIn narrow(DType::bf16);
     check_model<ConvNeXt>(file, config, Device::cpu, DType::f32, 2e-2, 5e-2);
+  }
+}
+
+// Logits in training, with drop path; and what the last block's norm reads.
+std::vector<double> logits_of(const ConvNeXtConfig& config, DType* activations) {
+  Parameters p;
+  const ConvNeXt model(config, p);
+  p.allocate(Device::cpu, DType::f32, 3);
+  Tape tape(Device::cpu, DType::f32, 4);
+  tape.observer = [&](const std::string& name, const Tensor& in, const Tensor&) {
+    if (name == "stages.3.blocks.0.norm") *activations = in.dtype;
+  };
+  std::vector<float> pixels(4 * 32 * 32 * 3);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = float(int(i * i % 101) - 50) / 32;
+  const std::vector<float> logits = host_floats(
+      tape, model.forward(tape, tape.upload({4, 32, 32, 3}, DType::f32, pixels.data())));
+  return {logits.begin(), logits.end()};
+}
+
+TEST(ConvNeXt, KeepsItsActivationsInBf16OnTheCpu) {
+  for (const NormKind kind : {NormKind::layernorm, NormKind::rmsnorm, NormKind::dyt}) {
+    for (const float layer_scale : {0.0f, 1.0f}) {
+      ConvNeXtConfig config = tiny(2, kind);
+      config.layer_scale = layer_scale;
+      config.drop_path = 0.3f;
+      DType wide_type = DType::bf16, narrow_type = DType::f32;
+      const std::vector<double> wide = logits_of(config, &wide_type);
+      const CpuProductsIn in_bf16(DType::bf16);
+      const std::vector<double> narrow = logits_of(config, &narrow_type);
+      expect_close(narrow, wide, 3e-2, name_of(kind));
+      EXPECT_NE(narrow, wide);
+      EXPECT_EQ(wide_type, DType::f32);
+      if (library_convolves_in_bf16()) {
+        EXPECT_EQ(narrow_type, DType::bf16) << name_of(kind);
+      }
+    }
   }
 }
 

@@ -67,9 +67,8 @@ TEST(ResNet, KeepsItsActivationsInBf16OnTheCpu) {
     expect_close(doubles(narrow), doubles(wide), 3e-2, name_of(kind));
     EXPECT_NE(narrow, wide);
     EXPECT_EQ(wide_type, DType::f32);
-    const bool keeps = kind != NormKind::dyt && kind != NormKind::layernorm;
     if (library_convolves_in_bf16()) {
-      EXPECT_EQ(narrow_type, keeps ? DType::bf16 : DType::f32) << name_of(kind);
+      EXPECT_EQ(narrow_type, DType::bf16) << name_of(kind);
     }
   }
 }

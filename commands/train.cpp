@@ -375,8 +375,8 @@ void add_train(CLI::App& app) {
   add_model_options(*to, command->model);
   add_device_option(*to, command->device);
   to->add_option("--precision", command->precision,
-                 "bf16: on a GPU of all activations, on the cpu of products and, in\n"
-                 "ResNet and VGG, of activations, where the processor has instructions for it\n"
+                 "bf16: on a GPU of all activations, on the cpu of products and, in ResNet,\n"
+                 "VGG and ConvNeXt, of activations, where the processor has instructions for it\n"
                  "(default: bf16 on a GPU, else f32)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   add_options(*to, *command);

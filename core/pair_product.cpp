@@ -39,6 +39,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/amx.h"
 #include "core/bf16_pairs.h"
 #include "core/error.h"
 
@@ -46,16 +47,11 @@
 
 #include <omp.h>
 
-#if defined(__AMX_BF16__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#define DYT_AMX
-#endif
-
 namespace dyt {
 namespace {
 
 using namespace pairs;
+using amx::Tiles;
 
 constexpr int64_t side = 16, depth = 32;  // of a tile: rows or columns, and numbers along k
 constexpr int64_t block = 2 * side;       // rows and columns of a block of C
@@ -66,19 +62,6 @@ struct Tile {
 
 int64_t tiles(int64_t n) { return (n + side - 1) / side; }
 int64_t steps_of(int64_t k) { return (k + depth - 1) / depth; }
-
-bool amx_wanted = true;
-
-bool has_amx() {
-#if defined(DYT_AMX)
-  // Linux gives a process the 8 KiB of tiles on demand.
-  constexpr int request = 0x1023, tile_data = 18;
-  static const bool granted = syscall(SYS_arch_prctl, request, tile_data) == 0;
-  return granted;
-#else
-  return false;
-#endif
-}
 
 // --- Memory --------------------------------------------------------------------------------------
 
@@ -183,20 +166,15 @@ struct Sums {
   float rows[block][block];
 };
 
-// Left tiles: packed ones, or rows of A where they lie. Bytes from one row, one step along k and
-// one tile of rows to the next.
-struct Left {
-  const char* data;
-  int64_t row, step, tile;
-};
-
 // sums = the block's product, or += with `add`: R tiles of rows by N tiles of columns, `steps`
 // steps along k. Tile (j, s) of the right factor is right[j * steps + s].
 template <int R, int N>
-void multiply_by_vectors(Sums& sums, bool add, const Left& left, const Tile* right, int64_t steps) {
+void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* right,
+                         int64_t steps) {
   constexpr int rows = 8;  // at once: rows * N sums stay in registers
   for (int64_t i0 = 0; i0 < R * side; i0 += rows) {
-    const char* a = left.data + i0 / side * left.tile + i0 % side * left.row;
+    const char* a =
+        static_cast<const char*>(left.data) + i0 / side * left.tile + i0 % side * left.row;
     __m512 sum[rows][N];
     for (int i = 0; i < rows; ++i) {
       for (int j = 0; j < N; ++j) {
@@ -224,67 +202,15 @@ void multiply_by_vectors(Sums& sums, bool add, const Left& left, const Tile* rig
   }
 }
 
-#if defined(DYT_AMX)
-
-// The shapes of a thread's tiles, while it lives: here all are 16 rows of 64 bytes.
-class AmxTiles {
- public:
-  AmxTiles() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes_per_row[16] = {};
-      uint8_t rows[16] = {};
-    } shapes;
-    for (int i = 0; i < 8; ++i) shapes.bytes_per_row[i] = 64, shapes.rows[i] = side;
-    _tile_loadconfig(&shapes);
-  }
-  ~AmxTiles() { _tile_release(); }
-};
-
-template <int R, int N>
-void multiply_by_amx(Sums& sums, bool add, const Left& left, const Tile* right, int64_t steps) {
-  constexpr int64_t row = sizeof right->pairs[0], sums_row = sizeof sums.rows[0];
-  float *const c0 = &sums.rows[0][0], *const c1 = &sums.rows[0][side];
-  float *const c2 = &sums.rows[side][0], *const c3 = &sums.rows[side][side];
-  if (add) {
-    _tile_loadd(0, c0, sums_row);
-    if constexpr (N > 1) _tile_loadd(1, c1, sums_row);
-    if constexpr (R > 1) _tile_loadd(2, c2, sums_row);
-    if constexpr (R > 1 && N > 1) _tile_loadd(3, c3, sums_row);
-  } else {
-    _tile_zero(0);
-    if constexpr (N > 1) _tile_zero(1);
-    if constexpr (R > 1) _tile_zero(2);
-    if constexpr (R > 1 && N > 1) _tile_zero(3);
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    const char* a = left.data + s * left.step;
-    _tile_loadd(4, a, left.row);
-    if constexpr (R > 1) _tile_loadd(5, a + left.tile, left.row);
-    _tile_loadd(6, right + s, row);
-    if constexpr (N > 1) _tile_loadd(7, right + steps + s, row);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (N > 1) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, c0, sums_row);
-  if constexpr (N > 1) _tile_stored(1, c1, sums_row);
-  if constexpr (R > 1) _tile_stored(2, c2, sums_row);
-  if constexpr (R > 1 && N > 1) _tile_stored(3, c3, sums_row);
-}
-
-#endif
-
 // One thread's way to multiply.
 class Unit {
  public:
   Unit() {
 #if defined(DYT_AMX)
-    if (amx_wanted && has_amx()) tiles_.emplace();
+    if (amx::available()) shapes_.emplace();
 #endif
   }
-  void multiply(Sums& sums, bool add, const Left& left, const Tile* right, int64_t steps,
+  void multiply(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t steps,
                 int64_t rows, int64_t columns) const {
     if (rows > side) {
       return columns > side ? run<2, 2>(sums, add, left, right, steps)
@@ -296,14 +222,18 @@ class Unit {
 
  private:
   template <int R, int N>
-  void run(Sums& sums, bool add, const Left& left, const Tile* right, int64_t steps) const {
+  void run(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t steps) const {
 #if defined(DYT_AMX)
-    if (tiles_) return multiply_by_amx<R, N>(sums, add, left, right, steps);
+    if (shapes_) {
+      constexpr int64_t bytes = sizeof(Tile);
+      return amx::multiply<R, N>(sums.rows[0], block, add, left,
+                                 {right, bytes / side, bytes, steps * bytes}, steps);
+    }
 #endif
     multiply_by_vectors<R, N>(sums, add, left, right, steps);
   }
 #if defined(DYT_AMX)
-  std::optional<AmxTiles> tiles_;
+  std::optional<amx::Shapes> shapes_;
 #endif
 };
 
@@ -413,14 +343,14 @@ void prefetch_block(const Product& p, const Plan& plan, const T* c, int64_t i0, 
 }
 
 // Rows of tiles where A lies.
-Left rows_in_place(const Factor& left, int64_t i0) {
+Tiles rows_in_place(const Factor& left, int64_t i0) {
   const int64_t row = left.k * int64_t(sizeof(bf16));
   return {static_cast<const char*>(left.data) + i0 * row, row, depth * int64_t(sizeof(bf16)),
           side * row};
 }
 
 // Rows of packed tiles, the first of them at `tiles`.
-Left packed(const Tile* tiles, int64_t steps) {
+Tiles packed(const Tile* tiles, int64_t steps) {
   constexpr int64_t bytes = sizeof(Tile);
   return {reinterpret_cast<const char*>(tiles), bytes / side, bytes, steps * bytes};
 }
@@ -457,7 +387,7 @@ void compute_by_rows(const Product& p, const Plan& plan, T* c) {
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t i0 = i * block, rows = std::min(block, p.m - i0);
       if (!plan.in_place) pack(own, Side::left, part_of(plan.left, i0, rows), 0, steps);
-      const Left from = plan.in_place ? rows_in_place(plan.left, i0) : packed(own, steps);
+      const Tiles from = plan.in_place ? rows_in_place(plan.left, i0) : packed(own, steps);
       for (int64_t j0 = 0; j0 < p.n; j0 += block) {
         const int64_t columns = std::min(block, p.n - j0);
         prefetch_block(p, plan, c, i0, j0, rows, columns);
@@ -534,9 +464,9 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
           if (!plan.in_place) pack(own_left, Side::left, rows, k0, steps);
           pack(own_right, Side::right, columns, k0, steps);
           for_each_block(piece, [&](int64_t b, int64_t i0, int64_t j0, int64_t m, int64_t n) {
-            const Left from = plan.in_place
-                                  ? rows_in_place(left, i0)
-                                  : packed(own_left + (i0 - piece.i0) / side * steps, steps);
+            const Tiles from = plan.in_place
+                                   ? rows_in_place(left, i0)
+                                   : packed(own_left + (i0 - piece.i0) / side * steps, steps);
             const Tile* const to_the_right = own_right + (j0 - piece.j0) / side * steps;
             if (at_the_end) {
               return unit.multiply(of_piece[b], k0 > begin, from, to_the_right, steps, m, n);
@@ -577,7 +507,7 @@ void compute(const Product& p, const void* a, const void* b, T* c) {
 
 }  // namespace
 
-const char* pair_product_unit() { return amx_wanted && has_amx() ? "AMX" : "AVX512-BF16"; }
+const char* pair_product_unit() { return amx::available() ? "AMX" : "AVX512-BF16"; }
 
 bool has_pair_product(const Product& p) {
   // Packed, a weight is to stay in the second-level cache; the sums of parts take memory.
@@ -589,7 +519,7 @@ void pair_product(const Product& p, const void* a, const void* b, void* c) {
                      : compute(p, a, b, static_cast<float*>(c));
 }
 
-void use_amx(bool wanted) { amx_wanted = wanted; }
+void use_amx(bool wanted) { amx::wanted = wanted; }
 
 }  // namespace dyt
 

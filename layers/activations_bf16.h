@@ -1,14 +1,14 @@
 // Activations in bf16 on the CPU. With --precision bf16 those of Transformers stay f32 there, but
-// for what linear_bf16.h keeps between two products. Those of ResNet and VGG are bf16, as on a GPU:
-// a quarter of their time would go by in passes over memory otherwise. Of the ops between their
-// convolutions batchnorm, groupnorm and relu have loops for bf16; the others (other norms, pooling,
-// drop path) widen what they get.
+// for what linear_bf16.h keeps between two products. Those of ResNet, VGG and ConvNeXt are bf16, as
+// on a GPU: a quarter of a ResNet's time would go by in passes over memory otherwise. The ops
+// between their products have loops for bf16, or (norms without statistics, pooling) widen what they
+// get.
 #pragma once
 #include "core/tape.h"
 
 namespace dyt {
 
-// The images as ResNet and VGG begin with: in bf16 if this processor has convolutions in bf16 and
+// The images as these models begin with: in bf16 if this processor has convolutions in bf16 and
 // the run is one on the CPU in bf16, else as they are.
 Tensor as_activations(Tape& tape, const Tensor& images);
 

@@ -9,8 +9,12 @@
 //
 // Where a pair is incomplete, its second number is 0; what else lies beyond the wanted rows and
 // columns is finite and meets zeros on the other side, or is ignored.
+//
+// With AMX, a tile of 16 rows of 16 pairs is multiplied at once. What lies in or of rows is such
+// tiles as it is; only a left factor that was made transposed is turned first.
 #include "layers/attention_bf16_cpu.h"
 
+#include "core/amx.h"
 #include "core/bf16_pairs.h"
 #include "core/error.h"
 
@@ -50,6 +54,13 @@ void pack_of_rows(Pair* to, int64_t ld, const float* from, int64_t stride, int64
       _mm512_storeu_si512(to + c, pairs_of(load_up_to(from + c, C - c), second));
     }
   }
+}
+
+int64_t up_to_16(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Rows of pairs [n, up_to_16(n)) of x become zeros: products may go so far.
+void finish_pairs(Pair* x, int64_t ld, int64_t n) {
+  std::fill(x + n * ld, x + up_to_16(n) * ld, 0);
 }
 
 // to[j * to_ld + i] = from[i * from_ld + j] for i, j < 16
@@ -99,22 +110,88 @@ void product_tile(float* c, int64_t ldc, const Pair* const (&a)[tile_rows], int6
 }
 
 // C (M, N) = A B, or += with `add`; A (M, 2 pairs), pair (m, k) at a[m * row + k * step]; B of
-// `pairs` rows of pairs. C has room for M rounded up to tile_rows; B and C for N rounded up to 16.
+// `pairs` rows of pairs. There is room for M and N rounded up to 16, and C's rows beyond M get what
+// A's rows there give.
 template <bool add, int V = tile_registers>
-void product(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a, int64_t row,
-             int64_t step, const Pair* b, int64_t ldb) {
+void product_by_vectors(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a,
+                        int64_t row, int64_t step, const Pair* b, int64_t ldb) {
   int64_t n = 0;
   for (; n + 16 * V <= pad<float>(N); n += 16 * V) {
     for (int64_t m = 0; m < M; m += tile_rows) {
-      const Pair* rows[tile_rows];  // beyond M: the last one again
-      for (int r = 0; r < tile_rows; ++r) rows[r] = a + std::min(m + r, M - 1) * row;
+      const Pair* rows[tile_rows];
+      for (int r = 0; r < tile_rows; ++r) rows[r] = a + (m + r) * row;
       product_tile<V, add>(c + m * ldc + n, ldc, rows, step, b + n, ldb, pairs);
     }
   }
   if constexpr (V > 1) {
-    if (n < N) product<add, V / 2>(c + n, ldc, M, N - n, pairs, a, row, step, b + n, ldb);
+    if (n < N)
+      product_by_vectors<add, V / 2>(c + n, ldc, M, N - n, pairs, a, row, step, b + n, ldb);
   }
 }
+
+#if defined(DYT_AMX)
+
+// The same for A in rows, with a sum over up_to_16(pairs) pairs: beyond `pairs`, the pairs of one
+// factor are zeros and those of the other one finite.
+template <bool add>
+void product_by_amx(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a,
+                    int64_t row, const Pair* b, int64_t ldb) {
+  constexpr int64_t bytes = sizeof(Pair), side = amx::side;
+  for (int64_t m = 0; m < M; m += 2 * side) {
+    for (int64_t n = 0; n < N; n += 2 * side) {
+      const amx::Tiles left{a + m * row, row * bytes, side * bytes, side * row * bytes};
+      const amx::Tiles right{b + n, ldb * bytes, side * ldb * bytes, side * bytes};
+      const int64_t steps = up_to_16(pairs) / side;
+      float* const out = c + m * ldc + n;
+      const bool two_rows = M - m > side, two_columns = N - n > side;
+      if (two_rows && two_columns) {
+        amx::multiply<2, 2>(out, ldc, add, left, right, steps);
+      } else if (two_rows) {
+        amx::multiply<2, 1>(out, ldc, add, left, right, steps);
+      } else if (two_columns) {
+        amx::multiply<1, 2>(out, ldc, add, left, right, steps);
+      } else {
+        amx::multiply<1, 1>(out, ldc, add, left, right, steps);
+      }
+    }
+  }
+}
+
+#endif
+
+// How the products of a head are made.
+class Unit {
+ public:
+  // turned: memory for up_to_16(M) up_to_16(pairs) pairs of an A that doesn't lie in rows
+  explicit Unit(Pair* turned) : turned_(turned) {
+#if defined(DYT_AMX)
+    if (amx::available()) shapes_.emplace();
+#endif
+  }
+  template <bool add>
+  void product(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a,
+               int64_t row, int64_t step, const Pair* b, int64_t ldb) const {
+#if defined(DYT_AMX)
+    if (shapes_ && step == 1) return product_by_amx<add>(c, ldc, M, N, pairs, a, row, b, ldb);
+    if (shapes_) {
+      const int64_t ld = up_to_16(pairs);
+      for (int64_t k = 0; k < pairs; k += 16) {
+        for (int64_t m = 0; m < M; m += 16) {
+          transpose_16(turned_ + m * ld + k, ld, a + k * step + m, step);
+        }
+      }
+      return product_by_amx<add>(c, ldc, M, N, pairs, turned_, ld, b, ldb);
+    }
+#endif
+    product_by_vectors<add>(c, ldc, M, N, pairs, a, row, step, b, ldb);
+  }
+
+ private:
+  Pair* turned_;
+#if defined(DYT_AMX)
+  std::optional<amx::Shapes> shapes_;
+#endif
+};
 
 // --- Softmax over the columns of s (keys, query_tile) -------------------------------------------
 
@@ -145,11 +222,12 @@ void attention_forward_bf16_cpu(Heads<float> y, float* lse, Heads<const float> q
   for (int64_t pair = 0; pair < B * H; ++pair) {
     const int64_t b = pair / H, h = pair % H, kv = h / shape.group();
     const int length = shape.length_of(b);
-    Scratch<float> scratch(Tp * (ld + Dp + 2 * query_tile) + query_tile * (2 * ld + Dp));
+    Scratch<float> scratch(Tp * (ld + Dp + 3 * query_tile) + query_tile * (2 * ld + Dp));
     const auto take = [&](int64_t n) { return reinterpret_cast<Pair*>(scratch.take(n)); };
     Pair* const k_rows = take(Tp * ld);   // (length, D) in rows
     Pair* const v_pairs = take(Tp * Dp);  // (length, D) of rows
     Pair* const p = take(Tp * query_tile);
+    const Unit unit(take(Tp * query_tile));
     Pair* const q_rows = take(query_tile * ld);
     Pair* const q_t = take(query_tile * ld);  // (D, query_tile), of rows
     float* const s = scratch.take(Tp * query_tile);
@@ -157,15 +235,17 @@ void attention_forward_bf16_cpu(Heads<float> y, float* lse, Heads<const float> q
     float max[query_tile], sum[query_tile];
     pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, length, D);
     pack_of_rows(v_pairs, Dp, v.head(b, kv, D), v.row, length, D);
+    finish_pairs(v_pairs, Dp, half(length));
     for (int64_t first = 0; first < T_q; first += query_tile) {
       const int64_t queries = std::min(query_tile, T_q - first);
       const int64_t keys = shape.keys_of(int(first + queries) - 1, length);  // of the last one
       pack_transposed(q_t, q_rows, ld, q.head(b, h, D) + first * q.row, q.row, queries, D);
-      product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
+      unit.product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
       hide_future(s, first, queries, length, shape);
       softmax(s, max, sum, keys, queries, float(shape.scale));
       for (int64_t key = 0; key < half(keys); ++key) pair_rows(p, s, key, keys);
-      product<false>(out, Dp, queries, D, half(keys), p, 1, query_tile, v_pairs, Dp);
+      finish_pairs(p, query_tile, half(keys));
+      unit.product<false>(out, Dp, queries, D, half(keys), p, 1, query_tile, v_pairs, Dp);
       for (int64_t i = 0; i < queries; ++i) {
         lse[pair * T_q + first + i] = float(shape.scale) * max[i] + std::log(sum[i]);
         float* const y_i = y.head(b, h, D) + (first + i) * y.row;
@@ -188,7 +268,7 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
   for (int64_t pair = 0; pair < B * KV; ++pair) {
     const int64_t b = pair / KV, kv = pair % KV;
     const int length = shape.length_of(b);
-    Scratch<float> scratch(Tp * (2 * ld + 3 * Dp + 5 * query_tile) +
+    Scratch<float> scratch(Tp * (2 * ld + 3 * Dp + 6 * query_tile) +
                            query_tile * (3 * ld + 3 * Dp));
     const auto take = [&](int64_t n) { return reinterpret_cast<Pair*>(scratch.take(n)); };
     Pair* const k_rows = take(Tp * ld);  // (length, D) in rows
@@ -197,6 +277,7 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
     Pair* const p_rows = take(Tp * query_tile);  // (length, query_tile) in rows
     Pair* const ds_rows = take(Tp * query_tile);
     Pair* const ds_pairs = take(Tp * query_tile);  // (length, query_tile) of rows
+    const Unit unit(take(Tp * query_tile));
     Pair* const rows = take(query_tile * ld);
     Pair* const q_t = take(query_tile * ld);  // (D, query_tile) of rows
     Pair* const dy_t = take(query_tile * ld);
@@ -211,6 +292,9 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
     pack_in_rows(k_rows, ld, k.head(b, kv, D), k.row, length, D);
     pack_in_rows(v_rows, ld, v.head(b, kv, D), v.row, length, D);
     pack_of_rows(k_pairs, Dp, k.head(b, kv, D), k.row, length, D);
+    finish_pairs(k_pairs, Dp, half(length));
+    std::fill(s, s + Tp * query_tile, 0.0f);  // what lies beyond the last queries is to be finite
+    std::fill(ds, ds + Tp * query_tile, 0.0f);
     std::fill(dk_rows, dk_rows + T_k * Dp, 0.0f);
     std::fill(dv_rows, dv_rows + T_k * Dp, 0.0f);
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
@@ -221,17 +305,26 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
         const float* const dy_first = dy.head(b, h, D) + first * dy.row;
         pack_of_rows(q_pairs, Dp, q_first, q.row, queries, D);
         pack_of_rows(dy_pairs, Dp, dy_first, dy.row, queries, D);
+        finish_pairs(q_pairs, Dp, half(queries));
+        finish_pairs(dy_pairs, Dp, half(queries));
         pack_transposed(q_t, rows, ld, q_first, q.row, queries, D);
         pack_transposed(dy_t, rows, ld, dy_first, dy.row, queries, D);
         std::copy_n(lse + (b * H + h) * T_q + first, queries, lse_tile);
-        product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
-        product<false>(ds, query_tile, keys, queries, half(D), v_rows, ld, 1, dy_t, query_tile);
+        unit.product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
+        unit.product<false>(ds, query_tile, keys, queries, half(D), v_rows, ld, 1, dy_t,
+                            query_tile);
         hide_future(s, first, queries, length, shape);
         softmax_backward(s, ds, lse_tile, keys, queries, float(shape.scale));
         backward_pairs(p_rows, ds_rows, ds_pairs, s, ds, keys);
-        product<true>(dv_rows, Dp, keys, D, half(queries), p_rows, query_tile / 2, 1, dy_pairs, Dp);
-        product<true>(dk_rows, Dp, keys, D, half(queries), ds_rows, query_tile / 2, 1, q_pairs, Dp);
-        product<false>(dq_rows, Dp, queries, D, half(keys), ds_pairs, 1, query_tile, k_pairs, Dp);
+        finish_pairs(ds_pairs, query_tile, half(keys));
+        finish_pairs(p_rows, query_tile / 2, keys);  // what these rows add to dk and dv
+        finish_pairs(ds_rows, query_tile / 2, keys);
+        unit.product<true>(dv_rows, Dp, keys, D, half(queries), p_rows, query_tile / 2, 1, dy_pairs,
+                           Dp);
+        unit.product<true>(dk_rows, Dp, keys, D, half(queries), ds_rows, query_tile / 2, 1, q_pairs,
+                           Dp);
+        unit.product<false>(dq_rows, Dp, queries, D, half(keys), ds_pairs, 1, query_tile, k_pairs,
+                            Dp);
         write_rows(dq.head(b, h, D) + first * dq.row, dq.row, add_q, dq_rows, queries, D);
       }
     }

@@ -1,7 +1,9 @@
 // One more witness, of what the CPU does in bf16, against f32: ops with products in bf16, and ops
 // whose activations are.
 #pragma once
-#include "core/product.h"
+#include <string>
+
+#include "core/pair_product.h"
 #include "layers/activations_bf16.h"
 #include "tests/op_check.h"
 
@@ -20,12 +22,22 @@ inline void expect_close_to(const Outcome& actual, const Outcome& expected, doub
   }
 }
 
+// With each of the units that the processor has.
 inline void check_bf16_on_the_cpu(const OpCase& op) {
   const Values values = draw_values(op, 13);
   const Outcome expected = run_op(op, Device::cpu, DType::f32, values);
   const CpuProductsIn narrow(DType::bf16);
-  const Outcome actual = run_op(op, Device::cpu, DType::f32, values);
-  expect_close_to(actual, expected, op.bf16_tolerance, op.name + " with products in bf16: ");
+  const auto check = [&] {
+    const Outcome actual = run_op(op, Device::cpu, DType::f32, values);
+    expect_close_to(actual, expected, op.bf16_tolerance,
+                    op.name + " with products in bf16, " + pair_product_unit() + ": ");
+  };
+  check();
+  if (std::string(pair_product_unit()) == "AMX") {
+    use_amx(false);
+    check();
+    use_amx(true);
+  }
 }
 
 // With inputs that are bf16 numbers, given as such or as f32.

@@ -166,11 +166,11 @@ struct Sums {
   float rows[block][block];
 };
 
-// sums = the block's product, or += with `add`: R tiles of rows by N tiles of columns, `steps`
-// steps along k. Tile (j, s) of the right factor is right[j * steps + s].
+// sums = the block's product, or += with `add`: R tiles of rows by N tiles of columns, over k
+// numbers. Tile (j, s) of the right factor is right[j * steps_of(k) + s].
 template <int R, int N>
-void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* right,
-                         int64_t steps) {
+void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k) {
+  const int64_t steps = steps_of(k), pairs = (k + 1) / 2;
   constexpr int rows = 8;  // at once: rows * N sums stay in registers
   for (int64_t i0 = 0; i0 < R * side; i0 += rows) {
     const char* a =
@@ -182,7 +182,7 @@ void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* ri
       }
     }
     for (int64_t s = 0; s < steps; ++s) {
-      for (int64_t l = 0; l < side; ++l) {
+      for (int64_t l = 0; l < std::min(side, pairs - s * side); ++l) {
         __m512bh b[N];
         for (int j = 0; j < N; ++j) {
           b[j] = __m512bh(_mm512_load_si512(right[j * steps + s].pairs[l]));
@@ -210,27 +210,27 @@ class Unit {
     if (amx::available()) shapes_.emplace();
 #endif
   }
-  void multiply(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t steps,
-                int64_t rows, int64_t columns) const {
+  void multiply(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k, int64_t rows,
+                int64_t columns) const {
     if (rows > side) {
-      return columns > side ? run<2, 2>(sums, add, left, right, steps)
-                            : run<2, 1>(sums, add, left, right, steps);
+      return columns > side ? run<2, 2>(sums, add, left, right, k)
+                            : run<2, 1>(sums, add, left, right, k);
     }
-    columns > side ? run<1, 2>(sums, add, left, right, steps)
-                   : run<1, 1>(sums, add, left, right, steps);
+    columns > side ? run<1, 2>(sums, add, left, right, k) : run<1, 1>(sums, add, left, right, k);
   }
 
  private:
   template <int R, int N>
-  void run(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t steps) const {
+  void run(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k) const {
 #if defined(DYT_AMX)
     if (shapes_) {
       constexpr int64_t bytes = sizeof(Tile);
+      const int64_t steps = steps_of(k);
       return amx::multiply<R, N>(sums.rows[0], block, add, left,
                                  {right, bytes / side, bytes, steps * bytes}, steps);
     }
 #endif
-    multiply_by_vectors<R, N>(sums, add, left, right, steps);
+    multiply_by_vectors<R, N>(sums, add, left, right, k);
   }
 #if defined(DYT_AMX)
   std::optional<amx::Shapes> shapes_;
@@ -391,7 +391,7 @@ void compute_by_rows(const Product& p, const Plan& plan, T* c) {
       for (int64_t j0 = 0; j0 < p.n; j0 += block) {
         const int64_t columns = std::min(block, p.n - j0);
         prefetch_block(p, plan, c, i0, j0, rows, columns);
-        unit.multiply(sums, false, from, right + j0 / side * steps, steps, rows, columns);
+        unit.multiply(sums, false, from, right + j0 / side * steps, p.k, rows, columns);
         finish_block(p, plan, c, i0, j0, rows, columns, sums);
       }
     }
@@ -460,7 +460,7 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
         const int64_t begin = part * steps_of(p.k) / parts * depth;
         const int64_t end = std::min(p.k, (part + 1) * steps_of(p.k) / parts * depth);
         for (int64_t k0 = begin; k0 < end; k0 += at_once) {
-          const int64_t steps = steps_of(std::min(at_once, end - k0));
+          const int64_t k = std::min(at_once, end - k0), steps = steps_of(k);
           if (!plan.in_place) pack(own_left, Side::left, rows, k0, steps);
           pack(own_right, Side::right, columns, k0, steps);
           for_each_block(piece, [&](int64_t b, int64_t i0, int64_t j0, int64_t m, int64_t n) {
@@ -469,10 +469,10 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
                                    : packed(own_left + (i0 - piece.i0) / side * steps, steps);
             const Tile* const to_the_right = own_right + (j0 - piece.j0) / side * steps;
             if (at_the_end) {
-              return unit.multiply(of_piece[b], k0 > begin, from, to_the_right, steps, m, n);
+              return unit.multiply(of_piece[b], k0 > begin, from, to_the_right, k, m, n);
             }
             prefetch_block(p, plan, c, i0, j0, m, n);
-            unit.multiply(sums, false, from, to_the_right, steps, m, n);
+            unit.multiply(sums, false, from, to_the_right, k, m, n);
             finish_block(p, plan, c, i0, j0, m, n, sums);
           });
         }
@@ -511,7 +511,11 @@ const char* pair_product_unit() { return amx::available() ? "AMX" : "AVX512-BF16
 
 bool has_pair_product(const Product& p) {
   // Packed, a weight is to stay in the second-level cache; the sums of parts take memory.
-  return p.op_a == Op::none ? p.n * p.k <= int64_t(1) << 20 : p.m * p.n <= int64_t(1) << 22;
+  const bool fits =
+      p.op_a == Op::none ? p.n * p.k <= int64_t(1) << 20 : p.m * p.n <= int64_t(1) << 22;
+  // With AVX512-BF16 a product takes five times as long, and packing is a small part of a large
+  // one.
+  return fits && (amx::available() || p.m * p.n * p.k <= int64_t(1) << 27);
 }
 
 void pair_product(const Product& p, const void* a, const void* b, void* c) {

@@ -183,8 +183,9 @@ void product_in_bf16(const Product& p, const void* a, const void* b, void* c) {
   require(p.a == DType::bf16 && (p.b == DType::bf16 || p.b == DType::f32) &&
               (p.c == DType::f32 || (p.c == DType::bf16 && !p.residual)),
           "no product of ", name_of(p.a), " and ", name_of(p.b), " to ", name_of(p.c));
-  if (has_pair_product(p)) return pair_product(p, a, b, c);
-  if (library_has_bf16_instructions()) return library_product(p, a, b, c);
+  const bool library = library_has_bf16_instructions();
+  if (cheap_rounding() && (has_pair_product(p) || !library)) return pair_product(p, a, b, c);
+  if (library) return library_product(p, a, b, c);
   const std::vector<float> a_f32 = rounded(a, p.a, p.m * p.k), b_f32 = rounded(b, p.b, p.k * p.n);
   const int64_t n = p.m * p.n;
   std::vector<float> sums;

@@ -4,9 +4,11 @@
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define DYT_BF16_PAIRS
 
+#if !defined(__clang__)
 // g++ 12 warns of what its own intrinsics leave undefined on purpose (bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include <cstdint>

@@ -187,7 +187,7 @@ class Unit {
   }
 
  private:
-  Pair* turned_;
+  [[maybe_unused]] Pair* turned_;
 #if defined(DYT_AMX)
   std::optional<amx::Shapes> shapes_;
 #endif

@@ -45,7 +45,7 @@ A sum_over_row(const A* x, int64_t C, F&& value) {
 // cycles, and what is done for other rows meanwhile takes no time.
 inline constexpr int64_t most_rows_at_once = 16;
 inline int64_t rows_at_once(int64_t C) {  // whose x stays in the first-level cache
-  return std::clamp<int64_t>(4096 / C, 1, most_rows_at_once);
+  return std::clamp<int64_t>(640 / C, 1, most_rows_at_once);
 }
 
 template <bool centered, class T, class A = Acc<T>>

@@ -19,9 +19,7 @@ namespace dyt::pairs {
 
 using Pair = int32_t;  // two bf16, the first in the lower half
 
-inline __m512i round_32(__m512 low, __m512 high) {
-  return __m512i(_mm512_cvtne2ps_pbh(high, low));
-}
+inline __m512i round_32(__m512 low, __m512 high) { return __m512i(_mm512_cvtne2ps_pbh(high, low)); }
 
 // For 16 pairs (a_i, b_i) out of a_0 .. a_15, b_0 .. b_15.
 inline __m512i interleaved(__m512i a_then_b) {

@@ -25,7 +25,7 @@ void for_each_part(int64_t rows, Body&& body, int64_t most = 64) {
 template <class T, class Body>
 void sum_over_rows(T* sums, int64_t n, int64_t rows, Body&& body) {
   const int64_t parts = std::clamp<int64_t>(rows / 16, 1, 64);
-  const std::unique_ptr<T[]> partials(new T[size_t(parts * n)]);
+  const auto partials = std::make_unique_for_overwrite<T[]>(size_t(parts * n));
   for_each_part(
       rows,
       [&](int64_t part, int64_t begin, int64_t end) {

@@ -205,7 +205,7 @@ bool is_product(const Tensor& x, const Parameter* bias, const ConvShape& s) {
 
 // Whether oneDNN convolves. Not where patches don't overlap and are few, as where ConvNeXt halves
 // small images: then the columns are x in another order, and their product is up to 4 times as
-// fast.
+// fast. Where it also rounds them to bf16 on its way, more of them are few.
 bool goes_by_library(const Tape& tape, const Tensor& x, const ConvShape& s) {
   if (!tape.on_cpu() || !has_convolution_library()) return false;
   const bool apart = s.K > 1 && s.K == s.stride && s.padding == 0;

@@ -6,7 +6,7 @@
 // into a product: x once, for the two products that read it; dy in the pass that sums its columns
 // for dbias; the weight by each product, which has to rearrange it anyway. Only h and y of
 // linear_gelu and their gradients, the largest things in a Transformer, are kept in bf16: nothing
-// but GELU and the product behind it reads them.
+// but GELU and the product behind it reads them. In ConvNeXt x, y and dy are bf16 as well.
 #include "layers/linear_bf16.h"
 
 #include <algorithm>

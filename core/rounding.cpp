@@ -12,6 +12,15 @@ void widen(float* to, const bf16* from, int64_t n) {
   cpu::put_all(to, n, [=](int64_t i) { return float(from[i]); });
 }
 
+void round_row(bf16* to, const float* from, int64_t n) {
+  cpu::put_row(to, n, [=](int64_t i) { return from[i]; });
+}
+
+void widen_row(float* to, const bf16* from, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = float(from[i]);
+}
+
 template <class To, class From>
 void add(To* to, const From* from, int64_t n) {
   using A = Acc<To>;

@@ -1,6 +1,8 @@
 // Whole tensors on the CPU: from f32 to bf16 and back, and sums of the two.
 #pragma once
 #include <cstdint>
+#include <type_traits>
+#include <vector>
 
 #include "core/dtype.h"
 
@@ -12,5 +14,35 @@ void widen(float* to, const bf16* from, int64_t n);          // to[0..n) = from
 // to[0..n) += from: f32 and bf16, either to either, summed in f32; f64 to f64.
 template <class To, class From>
 void add(To* to, const From* from, int64_t n);
+
+// One row, by one thread.
+void round_row(bf16* to, const float* from, int64_t n);
+void widen_row(float* to, const bf16* from, int64_t n);
+
+// A row of n numbers for a loop in f32 or f64 on the CPU: itself, or of bf16 a copy in f32.
+template <class T>
+class WorkingRow {
+ public:
+  using A = Acc<T>;
+  static constexpr bool copies = !std::is_same_v<T, A>;
+  explicit WorkingRow(int64_t n) : n_(n), memory_(copies ? size_t(n) : 0) {}
+  const A* read(const T* row) { return open(const_cast<T*>(row), true); }
+  // To be written, and closed after that; with `read`, what is there is to be read first.
+  A* open(T* row, bool read) {
+    if constexpr (copies) {
+      if (read) widen_row(memory_.data(), row, n_);
+      return memory_.data();
+    } else {
+      return row;
+    }
+  }
+  void close(T* row) const {
+    if constexpr (copies) round_row(row, memory_.data(), n_);
+  }
+
+ private:
+  int64_t n_;
+  std::vector<A> memory_;
+};
 
 }  // namespace dyt

@@ -1,8 +1,7 @@
 // Activations in bf16 on the CPU. With --precision bf16 those of Transformers stay f32 there, but
 // for what linear_bf16.h keeps between two products. Those of ResNet, VGG and ConvNeXt are bf16, as
 // on a GPU: a quarter of a ResNet's time would go by in passes over memory otherwise. The ops
-// between their products have loops for bf16, or (norms without statistics, pooling) widen what
-// they get.
+// between their products have loops for bf16, or (pooling) widen what they get.
 #pragma once
 #include "core/tape.h"
 

@@ -16,6 +16,7 @@
 //
 //     phi(z) is computed again from x in the backward pass: one tanh is cheaper than 4 bytes.
 #include "core/dispatch.h"
+#include "core/rounding.h"
 #include "layers/dyt_kernels.h"
 
 namespace dyt {
@@ -26,45 +27,52 @@ namespace {
 
 // What is optional is settled before the inner loop: around a choice, the compiler would not
 // vectorise it.
-template <class Phi, class T>
-void dyt_forward_cpu(T* y, const T* x, const T* alpha, const T* shift, const T* gamma,
-                     const T* beta, int64_t rows, int64_t C) {
-  const T a = alpha ? *alpha : T(1), s = shift ? *shift : T(0);
-  const std::vector<T> ones(gamma ? 0 : size_t(C), T(1)), zeros(beta ? 0 : size_t(C), T(0));
-  const T *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* x_r = x + r * C;
-    T* y_r = y + r * C;
+template <class Phi, class T, class A = Acc<T>>
+void dyt_forward_cpu(T* y, const T* x, const A* alpha, const A* shift, const A* gamma,
+                     const A* beta, int64_t rows, int64_t C) {
+  const A a = alpha ? *alpha : A(1), s = shift ? *shift : A(0);
+  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1)), zeros(beta ? 0 : size_t(C), A(0));
+  const A *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
+#pragma omp parallel
+  {
+    WorkingRow<T> wide_x(C), wide_y(C);
+#pragma omp for
+    for (int64_t r = 0; r < rows; ++r) {
+      const A* x_r = wide_x.read(x + r * C);
+      A* y_r = wide_y.open(y + r * C, false);
 #pragma omp simd
-    for (int64_t c = 0; c < C; ++c) y_r[c] = scale[c] * Phi::value(a * x_r[c] + s) + offset[c];
+      for (int64_t c = 0; c < C; ++c) y_r[c] = scale[c] * Phi::value(a * x_r[c] + s) + offset[c];
+      wide_y.close(y + r * C);
+    }
   }
 }
 
 // dgamma, dbeta, dalpha, dshift are added to; dx too if `add`. Any of them may be null.
-template <class Phi, bool add, class T>
-void dyt_backward_cpu(T* dx, T* dalpha, T* dshift, T* dgamma, T* dbeta, const T* dy, const T* x,
-                      const T* alpha, const T* shift, const T* gamma, int64_t rows, int64_t C) {
-  const T a = alpha ? *alpha : T(1), s = shift ? *shift : T(0);
-  const std::vector<T> ones(gamma ? 0 : size_t(C), T(1));
-  const T* scale = gamma ? gamma : ones.data();
-  std::vector<T> sums(size_t(2 * C + 2), T(0));  // dgamma, dbeta, dalpha, dshift
-  sum_over_rows(sums.data(), 2 * C + 2, rows, [=](int64_t begin, int64_t end, T* partial) {
-    std::vector<T> unwanted(dx ? 0 : size_t(C), T(0));
-    T sum_alpha = 0, sum_shift = 0;
+template <class Phi, bool add, class T, class A = Acc<T>>
+void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T* dy, const T* x,
+                      const A* alpha, const A* shift, const A* gamma, int64_t rows, int64_t C) {
+  const A a = alpha ? *alpha : A(1), s = shift ? *shift : A(0);
+  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1));
+  const A* scale = gamma ? gamma : ones.data();
+  std::vector<A> sums(size_t(2 * C + 2), A(0));  // dgamma, dbeta, dalpha, dshift
+  sum_over_rows(sums.data(), 2 * C + 2, rows, [=](int64_t begin, int64_t end, A* partial) {
+    WorkingRow<T> wide_x(C), wide_dy(C), wide_dx(C);
+    std::vector<A> unwanted(dx ? 0 : size_t(C), A(0));
+    A sum_alpha = 0, sum_shift = 0;
     for (int64_t r = begin; r < end; ++r) {
-      const T *x_r = x + r * C, *dy_r = dy + r * C, *gamma_r = scale;
-      T* dx_r = dx ? dx + r * C : unwanted.data();
+      const A *x_r = wide_x.read(x + r * C), *dy_r = wide_dy.read(dy + r * C), *gamma_r = scale;
+      A* dx_r = dx ? wide_dx.open(dx + r * C, add) : unwanted.data();
 #pragma omp simd reduction(+ : sum_alpha, sum_shift)
       for (int64_t c = 0; c < C; ++c) {
-        const T z = a * x_r[c] + s, f = Phi::value(z);
-        const T dz = dy_r[c] * gamma_r[c] * Phi::slope(z, f);
+        const A z = a * x_r[c] + s, f = Phi::value(z);
+        const A dz = dy_r[c] * gamma_r[c] * Phi::slope(z, f);
         partial[c] += dy_r[c] * f;
         partial[C + c] += dy_r[c];
         sum_alpha += x_r[c] * dz;
         sum_shift += dz;
-        dx_r[c] = (add ? dx_r[c] : T(0)) + a * dz;
+        dx_r[c] = (add ? dx_r[c] : A(0)) + a * dz;
       }
+      if (dx) wide_dx.close(dx + r * C);
     }
     partial[2 * C] = sum_alpha;
     partial[2 * C + 1] = sum_shift;
@@ -117,11 +125,11 @@ Tensor dyt(Tape& tape, const Tensor& input, const DytParameters& p, Squash squas
   }
   const DropPath path = branch ? begin_residual(tape, input, *branch) : DropPath{};
   const Tensor x = branch ? branch->y : input;
-  const Tensor y = tape.empty(x.shape);
+  const Tensor y = tape.empty(x.shape, x.dtype);
   with_squash(squash, [&](auto phi) {
     using Phi = decltype(phi);
     if (tape.on_cpu()) {
-      on_cpu(x.dtype, [&](auto t) {
+      on_either_with_bf16(tape, x.dtype, [&](auto t) {
         using T = decltype(t);
         if (branch) {
           add_branch(tape, input.as<T>(), branch_of<T>(branch, path), rows, C);
@@ -143,7 +151,7 @@ Tensor dyt(Tape& tape, const Tensor& input, const DytParameters& p, Squash squas
     with_squash(squash, [&](auto phi) {
       using Phi = decltype(phi);
       if (tape.on_cpu()) {
-        on_cpu(x.dtype, [&](auto t) {
+        on_either_with_bf16(tape, x.dtype, [&](auto t) {
           using T = decltype(t);
           const auto dx = tape.gradient<T>(x);
           const auto backward =

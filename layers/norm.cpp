@@ -163,8 +163,7 @@ void Norm::calibrate(Tape& tape, const Tensor& x) const {
 }
 
 Tensor Norm::forward(Tape& tape, const Tensor& x) const {
-  const bool takes_bf16 = has_statistics(spec_.kind) || spec_.kind == NormKind::none;
-  if (is_bf16_on_cpu(tape, x) && (!takes_bf16 || spec_.unfused)) {
+  if (spec_.unfused && is_bf16_on_cpu(tape, x)) {
     return narrowed(tape, forward(tape, widened(tape, x)));
   }
   if (spec_.unfused) {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "layers/layers.h"
+#include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
 
 namespace dyt::test {
@@ -67,6 +68,14 @@ TEST(DytKernels, AgreeWithTheCpuAtAwkwardShapes) {
 }
 
 // Without parameters: plain tanh(x), and only x has a gradient.
+TEST(Dyt, OfBf16OnTheCpuAgreesWithF32) {
+  for (const auto& [name, squash] : family) {
+    check_bf16_activations_on_the_cpu(dyt_case(name, squash, {7, 40}, squash == Squash::erf));
+  }
+  check_bf16_activations_on_the_cpu(dyt_case("dyt", Squash::tanh, {2, 65, 131}));
+  check_bf16_activations_on_the_cpu(added_to_x(dyt_case("dyt", Squash::tanh, {9, 33})));
+}
+
 TEST(Dyt, EveryParameterIsOptional) {
   const OpCase plain{.name = "tanh",
                      .inputs = {{3, 5}},

@@ -8,11 +8,10 @@
 #define DYT_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <optional>
 #endif
 
 #if defined(DYT_BF16_PAIRS)
+#include <type_traits>
 
 namespace dyt::amx {
 
@@ -40,29 +39,52 @@ struct Tiles {
 };
 
 #if defined(DYT_AMX)
-
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {side, side, side, side, side, side, side, side};
 };
 inline constexpr TileShapes whole_tiles;  // no local variable: g++ 12 sees 8 bytes of it read
+#endif
 
-// Gives a thread its tiles, all 16 rows of 64 bytes, until it goes.
-class Shapes {
+// A thread's AMX, if there is one: its tiles are all 16 rows of 64 bytes until this goes.
+class Unit {
  public:
-  Shapes() { _tile_loadconfig(&whole_tiles); }
-  ~Shapes() { _tile_release(); }
-  Shapes(const Shapes&) = delete;
-  Shapes& operator=(const Shapes&) = delete;
+  Unit() {
+#if defined(DYT_AMX)
+    if (there_) _tile_loadconfig(&whole_tiles);
+#endif
+  }
+  ~Unit() {
+#if defined(DYT_AMX)
+    if (there_) _tile_release();
+#endif
+  }
+  Unit(const Unit&) = delete;
+  Unit& operator=(const Unit&) = delete;
+  explicit operator bool() const { return there_; }
+
+ private:
+  const bool there_ = available();
 };
+
+// Calls body(R, N) with the tiles, 1 or 2, that so many rows and columns need, as constants.
+template <class Body>
+inline void with_tiles(int64_t rows, int64_t columns, Body&& body) {
+  using One = std::integral_constant<int, 1>;
+  using Two = std::integral_constant<int, 2>;
+  if (rows > side) return columns > side ? body(Two{}, Two{}) : body(Two{}, One{});
+  columns > side ? body(One{}, Two{}) : body(One{}, One{});
+}
 
 // C (16 R, 16 N) = the product, or += with `add`; rows of C are `ldc` numbers apart. In a tile of
 // the left factor, a row has 16 pairs along the sum; in one of the right factor, the pairs of 16
-// columns.
+// columns. Only where there is a Unit.
 template <int R, int N>
-inline void multiply(float* c, int64_t ldc, bool add, const Tiles& left, const Tiles& right,
-                     int64_t steps) {
+inline void multiply([[maybe_unused]] float* c, [[maybe_unused]] int64_t ldc,
+                     [[maybe_unused]] bool add, [[maybe_unused]] const Tiles& left,
+                     [[maybe_unused]] const Tiles& right, [[maybe_unused]] int64_t steps) {
+#if defined(DYT_AMX)
   const int64_t c_row = ldc * int64_t(sizeof(float));
   float *const c1 = c + side, *const c2 = c + side * ldc, *const c3 = c2 + side;
   asm volatile("" ::: "memory");  // g++ doesn't know that a tile's load reads memory
@@ -92,9 +114,8 @@ inline void multiply(float* c, int64_t ldc, bool add, const Tiles& left, const T
   if constexpr (N > 1) _tile_stored(1, c1, c_row);
   if constexpr (R > 1) _tile_stored(2, c2, c_row);
   if constexpr (R > 1 && N > 1) _tile_stored(3, c3, c_row);
-}
-
 #endif
+}
 
 }  // namespace dyt::amx
 

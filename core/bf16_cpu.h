@@ -6,10 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#if defined(__AVX512BW__) && !defined(__CUDACC__)
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in g++ 12's intrinsics (bug 105593)
-#endif
+#if defined(__AVX512BF16__) && !defined(__CUDACC__)
 #include <immintrin.h>
 #endif
 
@@ -25,29 +22,7 @@ inline void put_row(T* to, int64_t n, F&& value) {
   for (int64_t i = 0; i < n; ++i) to[i] = value(i);
 }
 
-// x (n) in f32, for loops that read it more than once: written to `memory`, of wide_row_size(n)
-// numbers, if x holds bf16.
-inline int64_t wide_row_size(int64_t n) { return (n + 15) / 16 * 16; }
-template <class A>
-inline const A* wide_row(A*, const A* x, int64_t) {
-  return x;
-}
-
 #if !defined(__CUDACC__)
-
-inline const float* wide_row(float* memory, const bf16* x, int64_t n) {
-  int64_t i = 0;
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-  for (; i < n; i += 16) {
-    const __mmask16 wanted = n - i >= 16 ? 0xffff : __mmask16((1u << (n - i)) - 1);
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(wanted, x + i));
-    _mm512_storeu_si512(memory + i, _mm512_slli_epi32(wide, 16));
-  }
-#endif
-#pragma omp simd
-  for (int64_t j = i; j < n; ++j) memory[j] = float(x[j]);
-  return memory;
-}
 
 // to = value, rounded. A bf16 that is assigned as a struct keeps a loop from being vectorised.
 inline void put(bf16& to, float value) { to.bits = bf16(value).bits; }

@@ -28,14 +28,26 @@ inline __m512i interleaved(__m512i a_then_b) {
   return _mm512_permutexvar_epi16(order, a_then_b);
 }
 
+// The first n of 16.
+inline __mmask16 first(int64_t n) {
+  return n >= 16 ? 0xffff : n <= 0 ? 0 : __mmask16((1u << n) - 1);
+}
+
+// The wanted ones of 16 numbers, zeros for the others.
+inline __m512 load(const float* x, __mmask16 wanted) { return _mm512_maskz_loadu_ps(wanted, x); }
+inline __m256i load(const bf16* x, __mmask16 wanted) { return _mm256_maskz_loadu_epi16(wanted, x); }
+
 // The first n of x, zeros behind.
 inline __m512 load_up_to(const float* x, int64_t n) {
-  if (n >= 16) return _mm512_loadu_ps(x);
-  return _mm512_maskz_loadu_ps(n <= 0 ? 0 : __mmask16((1u << n) - 1), x);
+  return n >= 16 ? _mm512_loadu_ps(x) : load(x, first(n));
 }
 inline __m256i load_up_to(const bf16* x, int64_t n) {
-  if (n >= 16) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm256_maskz_loadu_epi16(n <= 0 ? 0 : __mmask16((1u << n) - 1), x);
+  return n >= 16 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)) : load(x, first(n));
+}
+
+// 16 bf16 in f32
+inline __m512 widened(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
 // 32 bf16: 16 of `low` and 16 of `high`.

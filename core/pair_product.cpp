@@ -37,7 +37,6 @@
 #include "core/pair_product.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "core/amx.h"
 #include "core/bf16_pairs.h"
@@ -202,53 +201,26 @@ void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* ri
   }
 }
 
-// One thread's way to multiply.
-class Unit {
- public:
-  Unit() {
-#if defined(DYT_AMX)
-    if (amx::available()) shapes_.emplace();
-#endif
-  }
-  void multiply(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k, int64_t rows,
-                int64_t columns) const {
-    if (rows > side) {
-      return columns > side ? run<2, 2>(sums, add, left, right, k)
-                            : run<2, 1>(sums, add, left, right, k);
-    }
-    columns > side ? run<1, 2>(sums, add, left, right, k) : run<1, 1>(sums, add, left, right, k);
-  }
-
- private:
-  template <int R, int N>
-  void run(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k) const {
-#if defined(DYT_AMX)
-    if (shapes_) {
-      constexpr int64_t bytes = sizeof(Tile);
-      const int64_t steps = steps_of(k);
-      return amx::multiply<R, N>(sums.rows[0], block, add, left,
-                                 {right, bytes / side, bytes, steps * bytes}, steps);
-    }
-#endif
-    multiply_by_vectors<R, N>(sums, add, left, right, k);
-  }
-#if defined(DYT_AMX)
-  std::optional<amx::Shapes> shapes_;
-#endif
-};
+// With `add`, to what sums has; by AMX, if the thread has it.
+void multiply(const amx::Unit& unit, Sums& sums, bool add, const Tiles& left, const Tile* right,
+              int64_t k, int64_t rows, int64_t columns) {
+  constexpr int64_t bytes = sizeof(Tile);
+  const int64_t steps = steps_of(k);
+  amx::with_tiles(rows, columns, [&](auto R, auto N) {
+    if (!unit) return multiply_by_vectors<R(), N()>(sums, add, left, right, k);
+    const Tiles tiles{right, bytes / side, bytes, steps * bytes};
+    amx::multiply<R(), N()>(sums.rows[0], block, add, left, tiles, steps);
+  });
+}
 
 // --- Into C --------------------------------------------------------------------------------------
 
-__mmask16 first(int64_t n) { return n >= side ? 0xffff : __mmask16((1u << n) - 1); }
+__m512 in_f32(__m512 x) { return x; }
+__m512 in_f32(__m256i x) { return widened(x); }
 
-__m512 load(const float* x, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, x); }
-__m512 load(const bf16* x, __mmask16 mask) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-void store(float* x, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(x, mask, value); }
-void store(bf16* x, __mmask16 mask, __m512 value) {
-  _mm256_mask_storeu_epi16(x, mask, __m256i(_mm512_cvtneps_pbh(value)));
+void store(float* x, __mmask16 wanted, __m512 value) { _mm512_mask_storeu_ps(x, wanted, value); }
+void store(bf16* x, __mmask16 wanted, __m512 value) {
+  _mm256_mask_storeu_epi16(x, wanted, __m256i(_mm512_cvtneps_pbh(value)));
 }
 
 template <class T>
@@ -261,13 +233,13 @@ void prefetch_to_write(const T* x, int64_t n) {
 template <class T>
 void finish_row(const Product& p, T* c, int64_t i, int64_t j, int64_t columns, const float* sums) {
   for (int64_t done = 0; done < columns; done += side, j += side, sums += side) {
-    const __mmask16 mask = first(columns - done);
+    const __mmask16 wanted = first(columns - done);
     const int64_t at = i * p.n + j;
     __m512 value = _mm512_load_ps(sums);
-    if (p.add) value = _mm512_add_ps(value, load(c + at, mask));
-    if (p.bias) value = _mm512_add_ps(value, load(p.bias + j, mask));
-    if (p.residual) value = _mm512_add_ps(value, load(p.residual + at, mask));
-    store(c + at, mask, value);
+    if (p.add) value = _mm512_add_ps(value, in_f32(load(c + at, wanted)));
+    if (p.bias) value = _mm512_add_ps(value, load(p.bias + j, wanted));
+    if (p.residual) value = _mm512_add_ps(value, load(p.residual + at, wanted));
+    store(c + at, wanted, value);
   }
 }
 
@@ -378,7 +350,7 @@ void compute_by_rows(const Product& p, const Plan& plan, T* c) {
   Tile* const left = memory_for(1, plan.in_place ? 0 : 2 * steps * omp_get_max_threads());
 #pragma omp parallel
   {
-    const Unit unit;
+    const amx::Unit unit;
     Tile* const own = left + 2 * steps * omp_get_thread_num();
     alignas(64) Sums sums;
 #pragma omp for schedule(static)
@@ -391,7 +363,7 @@ void compute_by_rows(const Product& p, const Plan& plan, T* c) {
       for (int64_t j0 = 0; j0 < p.n; j0 += block) {
         const int64_t columns = std::min(block, p.n - j0);
         prefetch_block(p, plan, c, i0, j0, rows, columns);
-        unit.multiply(sums, false, from, right + j0 / side * steps, p.k, rows, columns);
+        multiply(unit, sums, false, from, right + j0 / side * steps, p.k, rows, columns);
         finish_block(p, plan, c, i0, j0, rows, columns, sums);
       }
     }
@@ -446,7 +418,7 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
       1, at_the_end ? parts * pieces * blocks * int64_t(sizeof(Sums) / sizeof(Tile)) : 0));
 #pragma omp parallel
   {
-    const Unit unit;
+    const amx::Unit unit;
     Tile* const own_right = memory + own_tiles * omp_get_thread_num();
     Tile* const own_left = own_right + right_tiles * most;
     alignas(64) Sums sums;
@@ -469,10 +441,10 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
                                    : packed(own_left + (i0 - piece.i0) / side * steps, steps);
             const Tile* const to_the_right = own_right + (j0 - piece.j0) / side * steps;
             if (at_the_end) {
-              return unit.multiply(of_piece[b], k0 > begin, from, to_the_right, k, m, n);
+              return multiply(unit, of_piece[b], k0 > begin, from, to_the_right, k, m, n);
             }
             prefetch_block(p, plan, c, i0, j0, m, n);
-            unit.multiply(sums, false, from, to_the_right, k, m, n);
+            multiply(unit, sums, false, from, to_the_right, k, m, n);
             finish_block(p, plan, c, i0, j0, m, n, sums);
           });
         }

@@ -1,6 +1,7 @@
 #include "core/rounding.h"
 
 #include "core/bf16_cpu.h"
+#include "core/bf16_pairs.h"
 
 namespace dyt {
 
@@ -19,8 +20,13 @@ void round_row(bf16* to, const float* from, int64_t n) {
 }
 
 void widen_row(float* to, const bf16* from, int64_t n) {
+  int64_t i = 0;
+#if defined(DYT_BF16_PAIRS)  // whole vectors, so that a loop's loads don't span several stores
+  for (; i < n; i += 16)
+    _mm512_storeu_ps(to + i, pairs::widened(pairs::load_up_to(from + i, n - i)));
+#endif
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) to[i] = float(from[i]);
+  for (int64_t j = i; j < n; ++j) to[j] = float(from[j]);
 }
 
 template <class To, class From>

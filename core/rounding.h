@@ -17,7 +17,7 @@ void add(To* to, const From* from, int64_t n);
 
 // One row, by one thread.
 void round_row(bf16* to, const float* from, int64_t n);
-void widen_row(float* to, const bf16* from, int64_t n);
+void widen_row(float* to, const bf16* from, int64_t n);  // to: room for n rounded up to 16
 
 // A row of n numbers for a loop in f32 or f64 on the CPU: itself, or of bf16 a copy in f32.
 template <class T>
@@ -25,7 +25,7 @@ class WorkingRow {
  public:
   using A = Acc<T>;
   static constexpr bool copies = !std::is_same_v<T, A>;
-  explicit WorkingRow(int64_t n) : n_(n), memory_(copies ? size_t(n) : 0) {}
+  explicit WorkingRow(int64_t n) : n_(n), memory_(copies ? size_t((n + 15) / 16 * 16) : 0) {}
   const A* read(const T* row) { return open(const_cast<T*>(row), true); }
   // To be written, and closed after that; with `read`, what is there is to be read first.
   A* open(T* row, bool read) {

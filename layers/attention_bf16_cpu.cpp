@@ -56,11 +56,9 @@ void pack_of_rows(Pair* to, int64_t ld, const float* from, int64_t stride, int64
   }
 }
 
-int64_t up_to_16(int64_t n) { return (n + 15) / 16 * 16; }
-
-// Rows of pairs [n, up_to_16(n)) of x become zeros: products may go so far.
+// Rows of pairs [n, pad(n)) of x become zeros: products may go so far.
 void finish_pairs(Pair* x, int64_t ld, int64_t n) {
-  std::fill(x + n * ld, x + up_to_16(n) * ld, 0);
+  std::fill(x + n * ld, x + pad<float>(n) * ld, 0);
 }
 
 // to[j * to_ld + i] = from[i * from_ld + j] for i, j < 16
@@ -129,68 +127,46 @@ void product_by_vectors(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pai
   }
 }
 
-#if defined(DYT_AMX)
-
-// The same for A in rows, with a sum over up_to_16(pairs) pairs: beyond `pairs`, the pairs of one
-// factor are zeros and those of the other one finite.
+// The same for A in rows, with a sum over pad(pairs) pairs: beyond `pairs`, the pairs of one factor
+// are zeros and those of the other one finite.
 template <bool add>
 void product_by_amx(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a,
                     int64_t row, const Pair* b, int64_t ldb) {
   constexpr int64_t bytes = sizeof(Pair), side = amx::side;
+  const int64_t steps = pad<float>(pairs) / side;
   for (int64_t m = 0; m < M; m += 2 * side) {
     for (int64_t n = 0; n < N; n += 2 * side) {
       const amx::Tiles left{a + m * row, row * bytes, side * bytes, side * row * bytes};
       const amx::Tiles right{b + n, ldb * bytes, side * ldb * bytes, side * bytes};
-      const int64_t steps = up_to_16(pairs) / side;
-      float* const out = c + m * ldc + n;
-      const bool two_rows = M - m > side, two_columns = N - n > side;
-      if (two_rows && two_columns) {
-        amx::multiply<2, 2>(out, ldc, add, left, right, steps);
-      } else if (two_rows) {
-        amx::multiply<2, 1>(out, ldc, add, left, right, steps);
-      } else if (two_columns) {
-        amx::multiply<1, 2>(out, ldc, add, left, right, steps);
-      } else {
-        amx::multiply<1, 1>(out, ldc, add, left, right, steps);
-      }
+      amx::with_tiles(M - m, N - n, [&](auto R, auto C) {
+        amx::multiply<R(), C()>(c + m * ldc + n, ldc, add, left, right, steps);
+      });
     }
   }
 }
 
-#endif
-
 // How the products of a head are made.
 class Unit {
  public:
-  // turned: memory for up_to_16(M) up_to_16(pairs) pairs of an A that doesn't lie in rows
-  explicit Unit(Pair* turned) : turned_(turned) {
-#if defined(DYT_AMX)
-    if (amx::available()) shapes_.emplace();
-#endif
-  }
+  // turned: memory for pad(M) pad(pairs) pairs of an A that doesn't lie in rows
+  explicit Unit(Pair* turned) : turned_(turned) {}
   template <bool add>
   void product(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, const Pair* a,
                int64_t row, int64_t step, const Pair* b, int64_t ldb) const {
-#if defined(DYT_AMX)
-    if (shapes_ && step == 1) return product_by_amx<add>(c, ldc, M, N, pairs, a, row, b, ldb);
-    if (shapes_) {
-      const int64_t ld = up_to_16(pairs);
-      for (int64_t k = 0; k < pairs; k += 16) {
-        for (int64_t m = 0; m < M; m += 16) {
-          transpose_16(turned_ + m * ld + k, ld, a + k * step + m, step);
-        }
+    if (!amx_) return product_by_vectors<add>(c, ldc, M, N, pairs, a, row, step, b, ldb);
+    if (step == 1) return product_by_amx<add>(c, ldc, M, N, pairs, a, row, b, ldb);
+    const int64_t ld = pad<float>(pairs);
+    for (int64_t k = 0; k < pairs; k += 16) {
+      for (int64_t m = 0; m < M; m += 16) {
+        transpose_16(turned_ + m * ld + k, ld, a + k * step + m, step);
       }
-      return product_by_amx<add>(c, ldc, M, N, pairs, turned_, ld, b, ldb);
     }
-#endif
-    product_by_vectors<add>(c, ldc, M, N, pairs, a, row, step, b, ldb);
+    product_by_amx<add>(c, ldc, M, N, pairs, turned_, ld, b, ldb);
   }
 
  private:
-  [[maybe_unused]] Pair* turned_;
-#if defined(DYT_AMX)
-  std::optional<amx::Shapes> shapes_;
-#endif
+  Pair* turned_;
+  amx::Unit amx_;
 };
 
 // --- Softmax over the columns of s (keys, query_tile) -------------------------------------------

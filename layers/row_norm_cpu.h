@@ -4,13 +4,13 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "core/bf16_cpu.h"
 #include "core/cpu_math.h"
 #include "core/dtype.h"
 #include "core/reduce.h"
+#include "core/rounding.h"
 
 namespace dyt {
 
@@ -53,10 +53,11 @@ void row_norm_forward_cpu(T* y, A* mean, A* rstd, const T* x, const A* gamma, co
                           A epsilon, int64_t rows, int64_t C) {
   const std::vector<A> ones(gamma ? 0 : size_t(C), A(1)), zeros(beta ? 0 : size_t(C), A(0));
   const A *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
-  const int64_t at_once = rows_at_once(C), size = cpu::wide_row_size(C);
+  const int64_t at_once = rows_at_once(C);
 #pragma omp parallel
   {
-    std::vector<A> memory(std::is_same_v<T, A> ? 0 : size_t(at_once * size));
+    const WorkingRow<T> blank(C);
+    std::vector<WorkingRow<T>> wide(size_t(at_once), blank);
     const A* x_of[most_rows_at_once];
     A m[most_rows_at_once], s[most_rows_at_once];
 #pragma omp for
@@ -65,7 +66,7 @@ void row_norm_forward_cpu(T* y, A* mean, A* rstd, const T* x, const A* gamma, co
       for (int64_t i = 0; i < n; ++i) {
         const T* const x_i = x + (first + i) * C;
         cpu::prefetch(x_i + at_once * C, C);
-        x_of[i] = cpu::wide_row(memory.data() + i * size, x_i, C);
+        x_of[i] = wide[size_t(i)].read(x_i);
         m[i] = centered ? sum_over_row(x_of[i], C, [](A v) { return v; }) / A(C) : A(0);
       }
       for (int64_t i = 0; i < n; ++i) {
@@ -121,14 +122,13 @@ void row_norm_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, co
   const A* scale = gamma ? gamma : ones.data();
   std::vector<A> sums(size_t(2 * C), A(0));  // dgamma, dbeta
   sum_over_rows(sums.data(), 2 * C, rows, [=](int64_t begin, int64_t end, A* partial) {
-    std::vector<A> memory(std::is_same_v<T, A> ? 0 : size_t(2 * cpu::wide_row_size(C)));
+    WorkingRow<T> wide_x(C), wide_dy(C);
     for (int64_t r = begin; r < end; ++r) {
       cpu::prefetch(x + (r + 1) * C, C);
       cpu::prefetch(dy + (r + 1) * C, C);
-      const A* const x_r = cpu::wide_row(memory.data(), x + r * C, C);
-      const A* const dy_r = cpu::wide_row(memory.data() + cpu::wide_row_size(C), dy + r * C, C);
       row_norm_backward_row_cpu<centered>(dx ? dx + r * C : nullptr, add, partial, partial + C,
-                                          dy_r, x_r, centered ? mean[r] : A(0), rstd[r], scale, C);
+                                          wide_dy.read(dy + r * C), wide_x.read(x + r * C),
+                                          centered ? mean[r] : A(0), rstd[r], scale, C);
     }
   });
   for (int64_t c = 0; c < C && dgamma; ++c) dgamma[c] += sums[size_t(c)];

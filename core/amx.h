@@ -77,43 +77,127 @@ inline void with_tiles(int64_t rows, int64_t columns, Body&& body) {
   columns > side ? body(One{}, Two{}) : body(One{}, One{});
 }
 
-// C (16 R, 16 N) = the product, or += with `add`; rows of C are `ldc` numbers apart. In a tile of
-// the left factor, a row has 16 pairs along the sum; in one of the right factor, the pairs of 16
-// columns. Only where there is a Unit.
-template <int R, int N>
-inline void multiply([[maybe_unused]] float* c, [[maybe_unused]] int64_t ldc,
-                     [[maybe_unused]] bool add, [[maybe_unused]] const Tiles& left,
-                     [[maybe_unused]] const Tiles& right, [[maybe_unused]] int64_t steps) {
+// 16 R x 16 N sums in memory, `row` numbers from one row to the next; a row of 0 is one row for
+// all.
+struct Sums {
+  float* data;
+  int64_t row;
+};
+
 #if defined(DYT_AMX)
-  const int64_t c_row = ldc * int64_t(sizeof(float));
-  float *const c1 = c + side, *const c2 = c + side * ldc, *const c3 = c2 + side;
+template <int R, int N>
+inline void load_sums(const Sums& from) {
+  const float *const c = from.data, *const below = c + side * from.row;
+  const int64_t row = from.row * int64_t(sizeof(float));
+  _tile_loadd(0, c, row);
+  if constexpr (N > 1) _tile_loadd(1, c + side, row);
+  if constexpr (R > 1) _tile_loadd(2, below, row);
+  if constexpr (R > 1 && N > 1) _tile_loadd(3, below + side, row);
+}
+
+template <int R, int N>
+inline void zero_sums() {
+  _tile_zero(0);
+  if constexpr (N > 1) _tile_zero(1);
+  if constexpr (R > 1) _tile_zero(2);
+  if constexpr (R > 1 && N > 1) _tile_zero(3);
+}
+
+template <int R, int N>
+inline void store_sums(const Sums& to) {
+  float *const c = to.data, *const below = c + side * to.row;
+  const int64_t row = to.row * int64_t(sizeof(float));
+  _tile_stored(0, c, row);
+  if constexpr (N > 1) _tile_stored(1, c + side, row);
+  if constexpr (R > 1) _tile_stored(2, below, row);
+  if constexpr (R > 1 && N > 1) _tile_stored(3, below + side, row);
+}
+
+template <int R>
+inline void load_left(const char* tile, const Tiles& left) {
+  _tile_loadd(4, tile, left.row);
+  if constexpr (R > 1) _tile_loadd(5, tile + left.tile, left.row);
+}
+
+template <int N>
+inline void load_right(const char* tile, const Tiles& right) {
+  _tile_loadd(6, tile, right.row);
+  if constexpr (N > 1) _tile_loadd(7, tile + right.tile, right.row);
+}
+
+template <int R, int N>
+inline void add_products() {
+  _tile_dpbf16ps(0, 4, 6);
+  if constexpr (N > 1) _tile_dpbf16ps(1, 4, 7);
+  if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
+  if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
+}
+#endif
+
+// Sums (16 R, 16 N) = those at `start`, or zeros if it is null, + the product, written to `to`. In
+// a tile of the left factor, a row has 16 pairs along the sum; in one of the right factor, the
+// pairs of 16 columns. Only where there is a Unit.
+template <int R, int N>
+inline void multiply([[maybe_unused]] const Sums& to, [[maybe_unused]] const Sums* start,
+                     [[maybe_unused]] const Tiles& left, [[maybe_unused]] const Tiles& right,
+                     [[maybe_unused]] int64_t steps) {
+#if defined(DYT_AMX)
   asm volatile("" ::: "memory");  // g++ doesn't know that a tile's load reads memory
-  if (add) {
-    _tile_loadd(0, c, c_row);
-    if constexpr (N > 1) _tile_loadd(1, c1, c_row);
-    if constexpr (R > 1) _tile_loadd(2, c2, c_row);
-    if constexpr (R > 1 && N > 1) _tile_loadd(3, c3, c_row);
-  } else {
-    _tile_zero(0);
-    if constexpr (N > 1) _tile_zero(1);
-    if constexpr (R > 1) _tile_zero(2);
-    if constexpr (R > 1 && N > 1) _tile_zero(3);
-  }
+  start ? load_sums<R, N>(*start) : zero_sums<R, N>();
   const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
   for (int64_t s = 0; s < steps; ++s, a += left.step, b += right.step) {
-    _tile_loadd(4, a, left.row);
-    if constexpr (R > 1) _tile_loadd(5, a + left.tile, left.row);
-    _tile_loadd(6, b, right.row);
-    if constexpr (N > 1) _tile_loadd(7, b + right.tile, right.row);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (N > 1) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
+    load_left<R>(a, left);
+    load_right<N>(b, right);
+    add_products<R, N>();
   }
-  _tile_stored(0, c, c_row);
-  if constexpr (N > 1) _tile_stored(1, c1, c_row);
-  if constexpr (R > 1) _tile_stored(2, c2, c_row);
-  if constexpr (R > 1 && N > 1) _tile_stored(3, c3, c_row);
+  store_sums<R, N>(to);
+#endif
+}
+
+// The same of f32, each number in three digits: at a tile's place, one tile of each of them.
+//
+// Long multiplication, in base 256. x = x1 + x2 + x3, each digit a bf16 and 2^-8 of the one before
+// it, or less; then
+//
+//   x y = x1 y1 + (x1 y2 + x2 y1) + (x1 y3 + x2 y2 + x3 y1) + less than 2^-24 of x y
+//
+// (G. Henry, P. Tang, A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+// Higher-Precision Computations", 2019). The sums of 32 products are made before they are added to
+// what is there, so six such additions round less than 32 do when each product is added by itself.
+template <int R, int N>
+inline void multiply_digits([[maybe_unused]] const Sums& to, [[maybe_unused]] const Sums* start,
+                            [[maybe_unused]] const Tiles& left, [[maybe_unused]] const Tiles& right,
+                            [[maybe_unused]] int64_t steps) {
+#if defined(DYT_AMX)
+  constexpr int64_t tile = 1024;
+  // More than five steps between two stores, and each of these waits for 800 cycles, on an Emerald
+  // Rapids; we don't know what for. So sums go to memory and back.
+  constexpr int64_t steps_at_once = 4;
+  alignas(64) float memory[2 * side * 2 * side];
+  const Sums between{memory, 2 * side};
+  const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
+  for (int64_t s = 0; s < steps; start = &between) {
+    const int64_t end = steps - s <= steps_at_once + 1 ? steps : s + steps_at_once;
+    asm volatile("" ::: "memory");
+    start ? load_sums<R, N>(*start) : zero_sums<R, N>();
+    for (; s < end; ++s, a += left.step, b += right.step) {
+      // From one product to the next, the digits of one side change.
+      load_left<R>(a, left);
+      load_right<N>(b + 2 * tile, right);
+      add_products<R, N>();
+      load_right<N>(b + tile, right);
+      add_products<R, N>();
+      load_left<R>(a + tile, left);
+      add_products<R, N>();
+      load_right<N>(b, right);
+      add_products<R, N>();
+      load_left<R>(a + 2 * tile, left);
+      add_products<R, N>();
+      load_left<R>(a, left);
+      add_products<R, N>();
+    }
+    store_sums<R, N>(s < steps ? between : to);
+  }
 #endif
 }
 

@@ -69,11 +69,9 @@ void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const double*
 
 void matmul_cpu(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b,
                 float beta, float* c) {
+  const Product p{.op_a = op_a, .op_b = op_b, .m = m, .n = n, .k = k, .add = beta == 1};
+  if ((beta == 0 || beta == 1) && product_in_one_pass(p, a, b, c)) return;
 #if defined(DYT_ONEDNN)
-  if (op_a == Op::none && (beta == 0 || beta == 1)) {
-    const Product p{.op_b = op_b, .m = m, .n = n, .k = k, .add = beta == 1};
-    if (has_library_product(p)) return library_product(p, a, b, c);
-  }
   const int64_t lda = op_a == Op::none ? k : m, ldb = op_b == Op::none ? n : k;
   const dnnl_status_t status =
       dnnl_sgemm(op_a == Op::none ? 'N' : 'T', op_b == Op::none ? 'N' : 'T', m, n, k, 1.0f, a, lda,

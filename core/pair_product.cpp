@@ -39,8 +39,8 @@
 #include <algorithm>
 
 #include "core/amx.h"
-#include "core/bf16_pairs.h"
 #include "core/error.h"
+#include "core/pair_tiles.h"
 
 #if defined(DYT_BF16_PAIRS)
 
@@ -52,15 +52,7 @@ namespace {
 using namespace pairs;
 using amx::Tiles;
 
-constexpr int64_t side = 16, depth = 32;  // of a tile: rows or columns, and numbers along k
-constexpr int64_t block = 2 * side;       // rows and columns of a block of C
-
-struct Tile {
-  Pair pairs[side][side];
-};
-
-int64_t tiles(int64_t n) { return (n + side - 1) / side; }
-int64_t steps_of(int64_t k) { return (k + depth - 1) / depth; }
+constexpr int64_t block = 2 * side;  // rows and columns of a block of C
 
 // --- Memory --------------------------------------------------------------------------------------
 
@@ -74,101 +66,17 @@ Tile* memory_for(int which, int64_t tiles) {
   return reinterpret_cast<Tile*>((place + 63) / 64 * 64);
 }
 
-// --- Into tiles ----------------------------------------------------------------------------------
-
-// A factor: `size` rows of C if it is the left one, columns if it is the right one. Number (i, l)
-// is at data[i * stride + l] if `along_k`, else at data[l * stride + i].
-struct Factor {
-  const void* data;
-  DType type;
-  int64_t size, k;
-  bool along_k;
-  int64_t stride;
-};
-
-// x[i] = 16 pairs of neighbours of row i
-template <class T>
-void read_rows(__m512i (&x)[side], const T* from, int64_t stride, int64_t rows, int64_t columns) {
-  if (rows >= side && columns >= depth) {
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < side; ++i) x[i] = read_32(from + i * stride);
-    return;
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < side; ++i) {
-    const T* row = from + i * stride;
-    x[i] = join(load_up_to(row, i < rows ? columns : 0),
-                load_up_to(row + side, i < rows ? columns - side : 0));
-  }
-}
-
-// x[i] = 16 pairs out of rows 2 i and 2 i + 1
-template <class T>
-void read_pairs(__m512i (&x)[side], const T* from, int64_t stride, int64_t rows, int64_t columns) {
-  if (rows >= depth && columns >= side) {
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < side; ++i, from += 2 * stride) {
-      x[i] = interleaved(join(load_up_to(from, side), load_up_to(from + stride, side)));
-    }
-    return;
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < side; ++i, from += 2 * stride) {
-    x[i] = interleaved(join(load_up_to(from, 2 * i < rows ? columns : 0),
-                            load_up_to(from + stride, 2 * i + 1 < rows ? columns : 0)));
-  }
-}
-
-enum class Side { left, right };
-
-// One tile: rows or columns from i0 on, k from k0 on.
-template <class T>
-void pack_tile(Tile& to, Side where, const Factor& f, int64_t i0, int64_t k0) {
-  __m512i x[side];
-  const T* data = static_cast<const T*>(f.data);
-  if (f.along_k) {
-    read_rows(x, data + i0 * f.stride + k0, f.stride, f.size - i0, f.k - k0);
-  } else {
-    read_pairs(x, data + k0 * f.stride + i0, f.stride, f.k - k0, f.size - i0);
-  }
-  if (f.along_k != (where == Side::left)) transpose(x);
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < side; ++i) _mm512_store_si512(to.pairs[i], x[i]);
-}
-
-// Tiles i and steps s of k in the order in which they lie in memory, `piece` at a time: what packs
-// a factor, in pieces for all threads.
-constexpr int64_t piece = 8;
-int64_t pieces_of(const Factor& f, int64_t steps) {
-  const int64_t rows = f.along_k ? tiles(f.size) : steps;
-  const int64_t columns = f.along_k ? steps : tiles(f.size);
-  return rows * ((columns + piece - 1) / piece);
-}
-
-void pack_piece(Tile* to, Side where, const Factor& f, int64_t k0, int64_t steps, int64_t which) {
-  const int64_t columns = f.along_k ? steps : tiles(f.size);
-  const int64_t pieces = (columns + piece - 1) / piece;
-  const int64_t row = which / pieces, begin = which % pieces * piece;
-  for (int64_t column = begin; column < std::min(columns, begin + piece); ++column) {
-    const int64_t i = f.along_k ? row : column, s = f.along_k ? column : row;
-    if (f.type == DType::bf16) {
-      pack_tile<bf16>(to[i * steps + s], where, f, i * side, k0 + s * depth);
-    } else {
-      pack_tile<float>(to[i * steps + s], where, f, i * side, k0 + s * depth);
-    }
-  }
-}
-
 // --- A block of C --------------------------------------------------------------------------------
 
-struct Sums {
+struct BlockSums {
   float rows[block][block];
+  amx::Sums all() { return {rows[0], block}; }
 };
 
-// sums = the block's product, or += with `add`: R tiles of rows by N tiles of columns, over k
-// numbers. Tile (j, s) of the right factor is right[j * steps_of(k) + s].
+// What amx::multiply does, over k numbers.
 template <int R, int N>
-void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* right, int64_t k) {
+void multiply_by_vectors(const amx::Sums& to, const amx::Sums* start, const Tiles& left,
+                         const Tiles& right, int64_t k) {
   const int64_t steps = steps_of(k), pairs = (k + 1) / 2;
   constexpr int rows = 8;  // at once: rows * N sums stay in registers
   for (int64_t i0 = 0; i0 < R * side; i0 += rows) {
@@ -177,14 +85,16 @@ void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* ri
     __m512 sum[rows][N];
     for (int i = 0; i < rows; ++i) {
       for (int j = 0; j < N; ++j) {
-        sum[i][j] = add ? _mm512_load_ps(&sums.rows[i0 + i][j * side]) : _mm512_setzero_ps();
+        sum[i][j] = start ? _mm512_loadu_ps(start->data + (i0 + i) * start->row + j * side)
+                          : _mm512_setzero_ps();
       }
     }
     for (int64_t s = 0; s < steps; ++s) {
       for (int64_t l = 0; l < std::min(side, pairs - s * side); ++l) {
         __m512bh b[N];
         for (int j = 0; j < N; ++j) {
-          b[j] = __m512bh(_mm512_load_si512(right[j * steps + s].pairs[l]));
+          b[j] = __m512bh(_mm512_load_si512(static_cast<const char*>(right.data) + j * right.tile +
+                                            s * right.step + l * right.row));
         }
         for (int i = 0; i < rows; ++i) {
           Pair pair;
@@ -196,20 +106,27 @@ void multiply_by_vectors(Sums& sums, bool add, const Tiles& left, const Tile* ri
       }
     }
     for (int i = 0; i < rows; ++i) {
-      for (int j = 0; j < N; ++j) _mm512_store_ps(&sums.rows[i0 + i][j * side], sum[i][j]);
+      for (int j = 0; j < N; ++j) {
+        _mm512_storeu_ps(to.data + (i0 + i) * to.row + j * side, sum[i][j]);
+      }
     }
   }
 }
 
-// With `add`, to what sums has; by AMX, if the thread has it.
-void multiply(const amx::Unit& unit, Sums& sums, bool add, const Tiles& left, const Tile* right,
-              int64_t k, int64_t rows, int64_t columns) {
-  constexpr int64_t bytes = sizeof(Tile);
-  const int64_t steps = steps_of(k);
-  amx::with_tiles(rows, columns, [&](auto R, auto N) {
-    if (!unit) return multiply_by_vectors<R(), N()>(sums, add, left, right, k);
-    const Tiles tiles{right, bytes / side, bytes, steps * bytes};
-    amx::multiply<R(), N()>(sums.rows[0], block, add, left, tiles, steps);
+// A block of the product of `left` and `right`, added to the sums at `start` unless it is null.
+struct BlockProduct {
+  int64_t rows, columns, k;
+  int digits;
+  Tiles left, right;
+};
+
+void multiply(const amx::Unit& unit, const amx::Sums& to, const amx::Sums* start,
+              const BlockProduct& p) {
+  amx::with_tiles(p.rows, p.columns, [&](auto R, auto N) {
+    if (!unit) return multiply_by_vectors<R(), N()>(to, start, p.left, p.right, p.k);
+    const int64_t steps = steps_of(p.k);
+    p.digits == 3 ? amx::multiply_digits<R(), N()>(to, start, p.left, p.right, steps)
+                  : amx::multiply<R(), N()>(to, start, p.left, p.right, steps);
   });
 }
 
@@ -243,7 +160,7 @@ void finish_row(const Product& p, T* c, int64_t i, int64_t j, int64_t columns, c
   }
 }
 
-void transpose_sums(Sums& to, const Sums& from) {
+void transpose_sums(BlockSums& to, const BlockSums& from) {
   for (int64_t i = 0; i < block; i += side) {
     for (int64_t j = 0; j < block; j += side) {
       __m512i x[side];
@@ -256,7 +173,7 @@ void transpose_sums(Sums& to, const Sums& from) {
   }
 }
 
-void add_sums(Sums& to, const Sums& from) {
+void add_sums(BlockSums& to, const BlockSums& from) {
   for (int64_t i = 0; i < block; ++i) {
 #pragma omp simd
     for (int64_t j = 0; j < block; ++j) to.rows[i][j] += from.rows[i][j];
@@ -275,13 +192,13 @@ struct Plan {
 };
 
 // Numbers along k that a thread packs at a time if it packs both factors: a block's tiles then stay
-// in the first-level cache.
-constexpr int64_t chunk = 256;
+// in the first-level cache, or all that it packs in the second-level one.
+int64_t chunk_of(int digits) { return digits == 3 ? 128 : 256; }
 
-Plan plan_of(const Product& p, const void* a, const void* b) {
+Plan plan_of(const Product& p, const void* a, const void* b, int digits) {
   const bool a_along = p.op_a == Op::none, b_along = p.op_b == Op::transpose;
-  Plan plan{{a, p.a, p.m, p.k, a_along, a_along ? p.k : p.m},
-            {b, p.b, p.n, p.k, b_along, b_along ? p.k : p.n}};
+  Plan plan{{a, p.a, p.m, p.k, a_along, a_along ? p.k : p.m, digits},
+            {b, p.b, p.n, p.k, b_along, b_along ? p.k : p.n, digits}};
   plan.by_rows = p.op_a == Op::none && p.m >= p.n;
   plan.in_place = p.a == DType::bf16 && p.op_a == Op::none && p.m % side == 0 && p.k % depth == 0;
   if (p.op_a == Op::transpose && p.op_b == Op::none) {
@@ -289,30 +206,81 @@ Plan plan_of(const Product& p, const void* a, const void* b) {
     plan.turned = side * (p.m - p.n) * steps_of(p.k) > p.m * p.n && !p.bias && !p.residual;
     if (plan.turned) std::swap(plan.left, plan.right);
     // Each part has a C of its own; writing and adding them should cost less than packing.
-    const int64_t most = std::min(p.k * (p.m + p.n) / (8 * p.m * p.n), p.k / chunk);
+    const int64_t most = std::min(p.k * (p.m + p.n) / (8 * p.m * p.n), p.k / chunk_of(digits));
     while (plan.parts < 16 && 2 * plan.parts <= most) plan.parts *= 2;
   }
   return plan;
 }
 
-template <class T>
-void finish_block(const Product& p, const Plan& plan, T* c, int64_t i0, int64_t j0, int64_t rows,
-                  int64_t columns, const Sums& sums) {
-  if (!plan.turned) {
-    for (int64_t r = 0; r < rows; ++r) finish_row(p, c, i0 + r, j0, columns, sums.rows[r]);
-    return;
-  }
-  alignas(64) Sums turned;
-  transpose_sums(turned, sums);
-  for (int64_t r = 0; r < columns; ++r) finish_row(p, c, j0 + r, i0, rows, turned.rows[r]);
-}
+// Rows [i0, i0 + rows) and columns [j0, j0 + columns) of left * right.
+struct Piece {
+  int64_t i0, rows, j0, columns;
+};
 
 template <class T>
-void prefetch_block(const Product& p, const Plan& plan, const T* c, int64_t i0, int64_t j0,
-                    int64_t rows, int64_t columns) {
-  if (plan.turned) std::swap(i0, j0), std::swap(rows, columns);
-  for (int64_t r = 0; r < rows; ++r) prefetch_to_write(c + (i0 + r) * p.n + j0, columns);
+void finish_block(const Product& p, const Plan& plan, T* c, const Piece& at,
+                  const BlockSums& sums) {
+  if (!plan.turned) {
+    for (int64_t r = 0; r < at.rows; ++r) {
+      finish_row(p, c, at.i0 + r, at.j0, at.columns, sums.rows[r]);
+    }
+    return;
+  }
+  alignas(64) BlockSums turned;
+  transpose_sums(turned, sums);
+  for (int64_t r = 0; r < at.columns; ++r) {
+    finish_row(p, c, at.j0 + r, at.i0, at.rows, turned.rows[r]);
+  }
 }
+
+// What a thread does with blocks of C. A block whose sums need more than to be written is finished
+// while the next one is being multiplied: its numbers come out of the unit late.
+template <class T>
+class Blocks {
+ public:
+  Blocks(const amx::Unit& unit, const Product& p, const Plan& plan, T* c)
+      : unit_(unit), p_(p), plan_(plan), c_(c) {}
+  ~Blocks() { finish(); }
+  Blocks(const Blocks&) = delete;
+  Blocks& operator=(const Blocks&) = delete;
+
+  void compute(const Piece& at, const BlockProduct& product) {
+    prefetch(at);
+    if constexpr (std::is_same_v<T, float>) {
+      const bool whole = at.rows % side == 0 && at.columns % side == 0;
+      if (whole && !plan_.turned && !p_.add && !p_.residual) {
+        const amx::Sums bias{const_cast<float*>(p_.bias) + at.j0, 0};
+        return multiply(unit_, {c_ + at.i0 * p_.n + at.j0, p_.n}, p_.bias ? &bias : nullptr,
+                        product);
+      }
+    }
+    multiply(unit_, sums_[next_].all(), nullptr, product);
+    finish();
+    waiting_ = at;
+    next_ = 1 - next_;
+  }
+
+ private:
+  void finish() {
+    if (waiting_.rows > 0) finish_block(p_, plan_, c_, waiting_, sums_[1 - next_]);
+    waiting_.rows = 0;
+  }
+
+  void prefetch(Piece at) {
+    if (plan_.turned) std::swap(at.i0, at.j0), std::swap(at.rows, at.columns);
+    for (int64_t r = 0; r < at.rows; ++r) {
+      prefetch_to_write(c_ + (at.i0 + r) * p_.n + at.j0, at.columns);
+    }
+  }
+
+  const amx::Unit& unit_;
+  const Product& p_;
+  const Plan& plan_;
+  T* const c_;
+  alignas(64) BlockSums sums_[2];
+  Piece waiting_{};
+  int next_ = 0;
+};
 
 // Rows of tiles where A lies.
 Tiles rows_in_place(const Factor& left, int64_t i0) {
@@ -322,9 +290,9 @@ Tiles rows_in_place(const Factor& left, int64_t i0) {
 }
 
 // Rows of packed tiles, the first of them at `tiles`.
-Tiles packed(const Tile* tiles, int64_t steps) {
+Tiles packed(const Tile* tiles, int64_t steps, int digits) {
   constexpr int64_t bytes = sizeof(Tile);
-  return {reinterpret_cast<const char*>(tiles), bytes / side, bytes, steps * bytes};
+  return {tiles, bytes / side, digits * bytes, steps * digits * bytes};
 }
 
 void pack(Tile* to, Side where, const Factor& f, int64_t k0, int64_t steps) {
@@ -341,38 +309,59 @@ Factor part_of(const Factor& f, int64_t begin, int64_t n) {
   return part;
 }
 
-// Many rows: the right factor is packed by all threads; then each multiplies rows of the left one.
+// Of the rows [i0, i0 + rows), as far as there are such, the share that comes before column j of n.
+void prefetch_share(const Factor& f, int64_t i0, int64_t rows, int64_t j, int64_t n) {
+  const int64_t bytes = f.k * (f.type == DType::bf16 ? 2 : 4);
+  const int64_t all = (std::min(rows, f.size - i0) * bytes + 63) / 64;
+  const char* const data = static_cast<const char*>(f.data) + i0 * bytes;
+  for (int64_t line = all * j / n; line < all * std::min(n, j + block) / n; ++line) {
+    __builtin_prefetch(data + line * 64, 0, 2);
+  }
+}
+
+// Many rows: the right factor is packed by all threads; then each multiplies rows of the left one,
+// a group of blocks at a time. With one block to a group, all of the right factor comes by for
+// every 32 rows: from the second-level cache, if it fits. If it doesn't, there are more.
 template <class T>
 void compute_by_rows(const Product& p, const Plan& plan, T* c) {
   const int64_t steps = steps_of(p.k), blocks = (p.m + block - 1) / block;
-  const int64_t pieces = pieces_of(plan.right, steps);
-  Tile* const right = memory_for(0, tiles(p.n) * steps);
-  Tile* const left = memory_for(1, plan.in_place ? 0 : 2 * steps * omp_get_max_threads());
+  const int64_t pieces = pieces_of(plan.right, steps), threads = omp_get_max_threads();
+  const int digits = plan.left.digits;
+  constexpr int64_t in_cache = (int64_t(1) << 20) / int64_t(sizeof(Tile));
+  const bool fits = tiles(p.n) * steps * digits <= in_cache;
+  const int64_t wanted =
+      fits ? 1 : std::clamp<int64_t>(in_cache / (2 * steps * digits), 1, 8);  // blocks to a group
+  const int64_t groups =
+      std::min(blocks, (blocks + wanted * threads - 1) / (wanted * threads) * threads);
+  const int64_t most = (blocks + groups - 1) / groups * 2 * steps * digits;
+  Tile* const right = memory_for(0, tiles(p.n) * steps * digits);
+  Tile* const left = memory_for(1, plan.in_place ? 0 : most * threads);
 #pragma omp parallel
   {
     const amx::Unit unit;
-    Tile* const own = left + 2 * steps * omp_get_thread_num();
-    alignas(64) Sums sums;
+    Tile* const own = left + most * omp_get_thread_num();
+    Blocks<T> c_blocks(unit, p, plan, c);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < pieces; ++t) pack_piece(right, Side::right, plan.right, 0, steps, t);
 #pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t i0 = i * block, rows = std::min(block, p.m - i0);
-      if (!plan.in_place) pack(own, Side::left, part_of(plan.left, i0, rows), 0, steps);
-      const Tiles from = plan.in_place ? rows_in_place(plan.left, i0) : packed(own, steps);
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t begin = g * blocks / groups * block;
+      const int64_t end = std::min(p.m, (g + 1) * blocks / groups * block);
+      if (!plan.in_place) pack(own, Side::left, part_of(plan.left, begin, end - begin), 0, steps);
       for (int64_t j0 = 0; j0 < p.n; j0 += block) {
-        const int64_t columns = std::min(block, p.n - j0);
-        prefetch_block(p, plan, c, i0, j0, rows, columns);
-        multiply(unit, sums, false, from, right + j0 / side * steps, p.k, rows, columns);
-        finish_block(p, plan, c, i0, j0, rows, columns, sums);
+        const Tiles by = packed(right + j0 / side * steps * digits, steps, digits);
+        prefetch_share(plan.left, end, end - begin, j0, p.n);
+        for (int64_t i0 = begin; i0 < end; i0 += block) {
+          const Piece at{i0, std::min(block, end - i0), j0, std::min(block, p.n - j0)};
+          const Tile* const rows = own + (i0 - begin) / side * steps * digits;
+          c_blocks.compute(
+              at, {at.rows, at.columns, p.k, digits,
+                   plan.in_place ? rows_in_place(plan.left, i0) : packed(rows, steps, digits), by});
+        }
       }
     }
   }
 }
-
-struct Piece {
-  int64_t i0, rows, j0, columns;  // of left * right
-};
 
 // One of `pieces` of C, cut along its longer side between two tiles.
 Piece piece_of(const Plan& plan, int64_t which, int64_t pieces) {
@@ -386,14 +375,14 @@ int64_t blocks_of(const Piece& piece) {
   return (piece.rows + block - 1) / block * ((piece.columns + block - 1) / block);
 }
 
-// Calls body(block, i0, j0, rows, columns) for a piece's blocks.
+// Calls body(which, block) for a piece's blocks.
 template <class Body>
 void for_each_block(const Piece& piece, Body&& body) {
   int64_t which = 0;
   for (int64_t i = 0; i < piece.rows; i += block) {
     for (int64_t j = 0; j < piece.columns; j += block, ++which) {
-      body(which, piece.i0 + i, piece.j0 + j, std::min(block, piece.rows - i),
-           std::min(block, piece.columns - j));
+      body(which, Piece{piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
+                        std::min(block, piece.columns - j)});
     }
   }
 }
@@ -406,46 +395,49 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
   const int64_t threads = omp_get_max_threads(), parts = plan.parts;
   const int64_t longer = tiles(std::max(left.size, right.size));
   const int64_t pieces = std::min((threads + parts - 1) / parts, longer);
-  const int64_t at_once = left.along_k ? p.k : chunk, most = steps_of(at_once);
+  const int64_t at_once = left.along_k ? p.k : chunk_of(left.digits), most = steps_of(at_once);
   const int64_t most_tiles = (longer + pieces - 1) / pieces;
   const int64_t left_tiles = left.size > right.size ? most_tiles : tiles(left.size);
   const int64_t right_tiles = left.size > right.size ? tiles(right.size) : most_tiles;
   const int64_t blocks = (left_tiles + 1) / 2 * ((right_tiles + 1) / 2);
   const bool at_the_end = parts > 1 || at_once < p.k;  // C is written when all sums are there
-  const int64_t own_tiles = ((plan.in_place ? 0 : left_tiles) + right_tiles) * most;
+  const int digits = plan.left.digits;
+  const int64_t own_tiles = ((plan.in_place ? 0 : left_tiles) + right_tiles) * most * digits;
   Tile* const memory = memory_for(0, own_tiles * threads);
-  Sums* const all_sums = reinterpret_cast<Sums*>(memory_for(
-      1, at_the_end ? parts * pieces * blocks * int64_t(sizeof(Sums) / sizeof(Tile)) : 0));
+  BlockSums* const all_sums = reinterpret_cast<BlockSums*>(memory_for(
+      1, at_the_end ? parts * pieces * blocks * int64_t(sizeof(BlockSums) / sizeof(Tile)) : 0));
 #pragma omp parallel
   {
     const amx::Unit unit;
     Tile* const own_right = memory + own_tiles * omp_get_thread_num();
-    Tile* const own_left = own_right + right_tiles * most;
-    alignas(64) Sums sums;
+    Tile* const own_left = own_right + right_tiles * most * digits;
+    Blocks<T> c_blocks(unit, p, plan, c);
 #pragma omp for collapse(2) schedule(static) nowait
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t which = 0; which < pieces; ++which) {
         const Piece piece = piece_of(plan, which, pieces);
         const Factor rows = part_of(left, piece.i0, piece.rows);
         const Factor columns = part_of(right, piece.j0, piece.columns);
-        Sums* const of_piece = all_sums + (part * pieces + which) * blocks;
+        BlockSums* const of_piece = all_sums + (part * pieces + which) * blocks;
         const int64_t begin = part * steps_of(p.k) / parts * depth;
         const int64_t end = std::min(p.k, (part + 1) * steps_of(p.k) / parts * depth);
         for (int64_t k0 = begin; k0 < end; k0 += at_once) {
           const int64_t k = std::min(at_once, end - k0), steps = steps_of(k);
           if (!plan.in_place) pack(own_left, Side::left, rows, k0, steps);
           pack(own_right, Side::right, columns, k0, steps);
-          for_each_block(piece, [&](int64_t b, int64_t i0, int64_t j0, int64_t m, int64_t n) {
-            const Tiles from = plan.in_place
-                                   ? rows_in_place(left, i0)
-                                   : packed(own_left + (i0 - piece.i0) / side * steps, steps);
-            const Tile* const to_the_right = own_right + (j0 - piece.j0) / side * steps;
-            if (at_the_end) {
-              return multiply(unit, of_piece[b], k0 > begin, from, to_the_right, k, m, n);
-            }
-            prefetch_block(p, plan, c, i0, j0, m, n);
-            multiply(unit, sums, false, from, to_the_right, k, m, n);
-            finish_block(p, plan, c, i0, j0, m, n, sums);
+          for_each_block(piece, [&](int64_t which, const Piece& at) {
+            const Tile* const to_the_right = own_right + (at.j0 - piece.j0) / side * steps * digits;
+            const Tile* const to_the_left = own_left + (at.i0 - piece.i0) / side * steps * digits;
+            const BlockProduct product{
+                at.rows,
+                at.columns,
+                k,
+                digits,
+                plan.in_place ? rows_in_place(left, at.i0) : packed(to_the_left, steps, digits),
+                packed(to_the_right, steps, digits)};
+            if (!at_the_end) return c_blocks.compute(at, product);
+            const amx::Sums sums = of_piece[which].all();
+            multiply(unit, sums, k0 > begin ? &sums : nullptr, product);
           });
         }
       }
@@ -454,17 +446,18 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
 #pragma omp barrier
       for (int64_t which = 0; which < pieces; ++which) {
         const Piece piece = piece_of(plan, which, pieces);
-        const Sums* const of_piece = all_sums + which * blocks;
+        BlockSums* const of_piece = all_sums + which * blocks;
 #pragma omp for schedule(static) nowait
         for (int64_t b = 0; b < blocks_of(piece); ++b) {
+          for (int64_t part = 1; part < parts; ++part) {
+            add_sums(of_piece[b], of_piece[part * pieces * blocks + b]);
+          }
           const int64_t across = (piece.columns + block - 1) / block;
           const int64_t i = b / across * block, j = b % across * block;
-          sums = of_piece[b];
-          for (int64_t part = 1; part < parts; ++part) {
-            add_sums(sums, of_piece[part * pieces * blocks + b]);
-          }
-          finish_block(p, plan, c, piece.i0 + i, piece.j0 + j, std::min(block, piece.rows - i),
-                       std::min(block, piece.columns - j), sums);
+          finish_block(p, plan, c,
+                       {piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
+                        std::min(block, piece.columns - j)},
+                       of_piece[b]);
         }
       }
     }
@@ -472,8 +465,8 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
 }
 
 template <class T>
-void compute(const Product& p, const void* a, const void* b, T* c) {
-  const Plan plan = plan_of(p, a, b);
+void compute(const Product& p, const void* a, const void* b, T* c, int digits) {
+  const Plan plan = plan_of(p, a, b, digits);
   plan.by_rows ? compute_by_rows(p, plan, c) : compute_by_pieces(p, plan, c);
 }
 
@@ -491,8 +484,19 @@ bool has_pair_product(const Product& p) {
 }
 
 void pair_product(const Product& p, const void* a, const void* b, void* c) {
-  p.c == DType::bf16 ? compute(p, a, b, static_cast<bf16*>(c))
-                     : compute(p, a, b, static_cast<float*>(c));
+  p.c == DType::bf16 ? compute(p, a, b, static_cast<bf16*>(c), 1)
+                     : compute(p, a, b, static_cast<float*>(c), 1);
+}
+
+bool has_split_product(const Product& p) {
+  // Where the rest, packing and writing C, isn't more than what AMX saves.
+  const bool enough = std::min({p.m, p.n, p.k}) >= 64 && p.m * p.n * p.k >= int64_t(1) << 23;
+  const bool fits = p.op_a == Op::none || p.m * p.n <= int64_t(1) << 22;
+  return amx::available() && enough && fits;
+}
+
+void split_product(const Product& p, const void* a, const void* b, void* c) {
+  compute(p, a, b, static_cast<float*>(c), 3);
 }
 
 void use_amx(bool wanted) { amx::wanted = wanted; }
@@ -505,8 +509,12 @@ namespace dyt {
 
 const char* pair_product_unit() { return ""; }
 bool has_pair_product(const Product&) { return false; }
+bool has_split_product(const Product&) { return false; }
 void pair_product(const Product&, const void*, const void*, void*) {
   fail("built for a processor without AVX512-BF16");
+}
+void split_product(const Product&, const void*, const void*, void*) {
+  fail("built for a processor without AMX");
 }
 void use_amx(bool) {}
 

@@ -13,6 +13,9 @@ const char* pair_product_unit();
 bool has_pair_product(const Product& p);
 void pair_product(const Product& p, const void* a, const void* b, void* c);
 
+bool has_split_product(const Product& p);
+void split_product(const Product& p, const void* a, const void* b, void* c);
+
 // For tests: false, and AVX512-BF16 multiplies although there is AMX.
 void use_amx(bool wanted);
 

@@ -179,6 +179,17 @@ bool cheap_rounding() { return *pair_product_unit() != '\0'; }
 
 bool has_bf16_instructions() { return cheap_rounding() || library_has_bf16_instructions(); }
 
+bool product_in_one_pass(const Product& p, const float* a, const float* b, float* c) {
+  if (has_split_product(p)) {
+    split_product(p, a, b, c);
+  } else if (has_library_product(p)) {
+    library_product(p, a, b, c);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 void product_in_bf16(const Product& p, const void* a, const void* b, void* c) {
   require(p.a == DType::bf16 && (p.b == DType::bf16 || p.b == DType::f32) &&
               (p.c == DType::f32 || (p.c == DType::bf16 && !p.residual)),

@@ -46,6 +46,10 @@ struct Product {
 bool has_library_product(const Product& p);
 void library_product(const Product& p, const void* a, const void* b, void* c);
 
+// A product of f32 matrices with what is added to it in one pass, by AMX (core/pair_product.h) or
+// the library; false, and nothing is done, where there is neither, or it wouldn't pay.
+bool product_in_one_pass(const Product& p, const float* a, const float* b, float* c);
+
 // A product with A in bf16, of any size, on every processor: where there are instructions for it
 // (AMX, AVX512-BF16), with them, by core/pair_product.h or oneDNN; elsewhere the factors, rounded
 // to bf16, are multiplied as f32.

@@ -139,7 +139,8 @@ void product_by_amx(float* c, int64_t ldc, int64_t M, int64_t N, int64_t pairs, 
       const amx::Tiles left{a + m * row, row * bytes, side * bytes, side * row * bytes};
       const amx::Tiles right{b + n, ldb * bytes, side * ldb * bytes, side * bytes};
       amx::with_tiles(M - m, N - n, [&](auto R, auto C) {
-        amx::multiply<R(), C()>(c + m * ldc + n, ldc, add, left, right, steps);
+        const amx::Sums sums{c + m * ldc + n, ldc};
+        amx::multiply<R(), C()>(sums, add ? &sums : nullptr, left, right, steps);
       });
     }
   }

@@ -197,9 +197,7 @@ void linear_forward(Tape& tape, T* y, const T* x, int64_t rows, const Parameter&
                     .k = Cin,
                     .bias = values_of<T>(bias),
                     .residual = residual};
-    if (tape.on_cpu() && has_library_product(p)) {
-      return library_product(p, x, weight.as<T>(), y);
-    }
+    if (tape.on_cpu() && product_in_one_pass(p, x, weight.as<T>(), y)) return;
   }
   if constexpr (cpu_computes<T>) {
     if (started && tape.on_cpu()) start_cpu(y, residual, values_of<T>(bias), rows, Cout);

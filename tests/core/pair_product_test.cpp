@@ -1,4 +1,5 @@
-// Products by the processor's own units for bf16, against sums in f64 of the same rounded numbers.
+// Products by the processor's own units for bf16, against sums in f64 of the same numbers, rounded
+// if they are multiplied rounded.
 #include "core/pair_product.h"
 
 #include <gtest/gtest.h>
@@ -43,8 +44,12 @@ class Numbers {
   std::vector<bf16> bf16_;
 };
 
+// What multiplies: vdpbf16ps, AMX, or AMX with every f32 in three bf16.
+enum class Way { vectors, tiles, digits };
+
 struct Case {
   Product p;
+  Way way = Way::tiles;
   bool bias = false, residual = false;
   std::string text() const {
     const auto word = [](bool is, const char* name) { return is ? std::string(" ") + name : ""; };
@@ -62,14 +67,14 @@ std::vector<float> compute(const Case& c, Numbers& a, Numbers& b, Numbers result
   if (!p.add) result.fill(std::numeric_limits<float>::quiet_NaN());  // must not be read
   if (c.bias) p.bias = static_cast<float*>(bias.data());
   if (c.residual) p.residual = static_cast<float*>(residual.data());
-  pair_product(p, a.data(), b.data(), result.data());
+  (c.way == Way::digits ? split_product : pair_product)(p, a.data(), b.data(), result.data());
   std::vector<float> numbers(size_t(p.m * p.n));
   for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = result[int64_t(i)];
   return numbers;
 }
 
 // f32 sums of k products are off by no more than k 2^-24 of the sum of their sizes, and bf16 by
-// 2^-8 of the result.
+// 2^-8 of the result. Digits leave out 2^-23 of each product, and add sums of 16 before.
 void check(const Case& c) {
   const Product& p = c.p;
   Numbers a(p.m * p.k, p.a, 1), b(p.k * p.n, p.b, 2), before(p.m * p.n, p.c, 3);
@@ -82,8 +87,10 @@ void check(const Case& c) {
           (p.add ? before[at] : 0.0) + (c.bias ? bias[j] : 0.0) + (c.residual ? residual[at] : 0.0);
       double size = std::abs(sum);
       for (int64_t l = 0; l < p.k; ++l) {
-        const double product = double(a.rounded(p.op_a == Op::none ? i * p.k + l : l * p.m + i)) *
-                               b.rounded(p.op_b == Op::none ? l * p.n + j : j * p.k + l);
+        const int64_t at_a = p.op_a == Op::none ? i * p.k + l : l * p.m + i;
+        const int64_t at_b = p.op_b == Op::none ? l * p.n + j : j * p.k + l;
+        const double product = c.way == Way::digits ? double(a[at_a]) * double(b[at_b])
+                                                    : double(a.rounded(at_a)) * b.rounded(at_b);
         sum += product;
         size += std::abs(product);
       }
@@ -94,19 +101,26 @@ void check(const Case& c) {
   }
 }
 
-class PairProduct : public testing::TestWithParam<bool> {
+class PairProduct : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
     if (*pair_product_unit() == '\0') GTEST_SKIP() << "this build has no instructions for bf16";
-    if (GetParam() && std::string(pair_product_unit()) != "AMX") {
+    if (GetParam() != Way::vectors && std::string(pair_product_unit()) != "AMX") {
       GTEST_SKIP() << "this processor has no AMX";
     }
-    use_amx(GetParam());
+    use_amx(GetParam() != Way::vectors);
   }
   void TearDown() override { use_amx(true); }
+
+  // The types that factors and results can have.
+  static std::vector<DType> types() {
+    if (GetParam() == Way::digits) return {DType::f32};
+    return {DType::f32, DType::bf16};
+  }
+  static DType narrowest() { return types().back(); }
 };
 
-constexpr DType f32 = DType::f32, narrow = DType::bf16;
+constexpr DType f32 = DType::f32;
 
 TEST_P(PairProduct, IsTheSumOfProducts) {
   const std::vector<std::vector<int64_t>> shapes = {
@@ -115,10 +129,11 @@ TEST_P(PairProduct, IsTheSumOfProducts) {
   for (const auto& s : shapes) {
     for (Op op_a : {Op::none, Op::transpose}) {
       for (Op op_b : {Op::none, Op::transpose}) {
-        for (DType a : {f32, narrow}) {
-          for (DType b : {f32, narrow}) {
-            for (DType c : {f32, narrow}) {
-              check({.p = {op_a, op_b, s[0], s[1], s[2], false, nullptr, nullptr, a, b, c}});
+        for (DType a : types()) {
+          for (DType b : types()) {
+            for (DType c : types()) {
+              check({.p = {op_a, op_b, s[0], s[1], s[2], false, nullptr, nullptr, a, b, c},
+                     .way = GetParam()});
               if (HasFatalFailure()) return;
             }
           }
@@ -130,11 +145,12 @@ TEST_P(PairProduct, IsTheSumOfProducts) {
 
 TEST_P(PairProduct, AddsBiasAndResidualAndWhatIsThere) {
   for (Op op_a : {Op::none, Op::transpose}) {
-    for (DType c : {f32, narrow}) {
+    for (DType c : types()) {
       for (int which = 0; which < 8; ++which) {
         const bool add = which & 1, bias = which & 2, residual = which & 4;
         for (int64_t m : {33, 96}) {
-          check({.p = {op_a, Op::none, m, 50, 64, add, nullptr, nullptr, narrow, f32, c},
+          check({.p = {op_a, Op::none, m, 50, 64, add, nullptr, nullptr, narrowest(), f32, c},
+                 .way = GetParam(),
                  .bias = bias,
                  .residual = residual});
           if (HasFatalFailure()) return;
@@ -152,7 +168,9 @@ TEST_P(PairProduct, AddsPartsOfLongSums) {
                                 {64, 64, 2048},
                                 {130, 120, 515}}) {
     for (bool add : {false, true}) {
-      check({.p = {Op::transpose, Op::none, m, n, k, add, nullptr, nullptr, narrow, narrow, f32}});
+      const DType type = narrowest();
+      check({.p = {Op::transpose, Op::none, m, n, k, add, nullptr, nullptr, type, type, f32},
+             .way = GetParam()});
       if (HasFatalFailure()) return;
     }
   }
@@ -166,8 +184,10 @@ TEST_P(PairProduct, HasTheSameBitsForAnyNumberOfThreads) {
         {Op::transpose, 40, 100, 2100},
         {Op::transpose, 170, 40, 1100},
         {Op::transpose, 200, 160, 64}}) {
-    const Case c{.p = {op_a, Op::none, m, n, k, true, nullptr, nullptr, narrow, narrow, f32}};
-    Numbers a(m * k, narrow, 1), b(k * n, narrow, 2), before(m * n, f32, 3), unused(1, f32, 4);
+    const DType type = narrowest();
+    const Case c{.p = {op_a, Op::none, m, n, k, true, nullptr, nullptr, type, type, f32},
+                 .way = GetParam()};
+    Numbers a(m * k, type, 1), b(k * n, type, 2), before(m * n, f32, 3), unused(1, f32, 4);
     omp_set_num_threads(1);
     const std::vector<float> alone = compute(c, a, b, before, unused, unused);
     for (int n_threads : {2, 3, 4, 7}) {
@@ -181,10 +201,17 @@ TEST_P(PairProduct, HasTheSameBitsForAnyNumberOfThreads) {
 
 // A NaN or an infinity stays where it belongs: padding is no number times zero.
 TEST_P(PairProduct, KeepsNaNToItsRowAndColumn) {
-  const Product p{.m = 20, .n = 20, .k = 40, .a = narrow, .b = narrow};
-  Numbers a(p.m * p.k + 40, narrow, 1), b(p.k * p.n, narrow, 2), unused(1, f32, 3);
-  static_cast<bf16*>(a.data())[3 * p.k + 39] = bf16(std::numeric_limits<float>::quiet_NaN());
-  const std::vector<float> c = compute({.p = p}, a, b, Numbers(p.m * p.n, f32, 4), unused, unused);
+  const DType type = narrowest();
+  const Product p{.m = 20, .n = 20, .k = 40, .a = type, .b = type};
+  Numbers a(p.m * p.k + 40, type, 1), b(p.k * p.n, type, 2), unused(1, f32, 3);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  if (type == f32) {
+    static_cast<float*>(a.data())[3 * p.k + 39] = nan;
+  } else {
+    static_cast<bf16*>(a.data())[3 * p.k + 39] = bf16(nan);
+  }
+  const std::vector<float> c =
+      compute({.p = p, .way = GetParam()}, a, b, Numbers(p.m * p.n, f32, 4), unused, unused);
   for (int64_t i = 0; i < p.m; ++i) {
     for (int64_t j = 0; j < p.n; ++j) {
       EXPECT_EQ(std::isnan(c[size_t(i * p.n + j)]), i == 3) << i << ", " << j;
@@ -192,8 +219,68 @@ TEST_P(PairProduct, KeepsNaNToItsRowAndColumn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Unit, PairProduct, testing::Values(false, true),
-                         [](const auto& info) { return info.param ? "AMX" : "AVX512_BF16"; });
+// A right factor that doesn't fit into the cache, packed, is used for several blocks of rows.
+TEST_P(PairProduct, UsesALargeWeight) {
+  const DType type = narrowest();
+  check({.p = {.m = 700, .n = 600, .k = 1000, .a = type, .b = type}, .way = GetParam()});
+  check(
+      {.p = {.op_b = Op::transpose, .m = 1500, .n = 330, .k = 600, .a = type}, .way = GetParam()});
+}
+
+std::string name_of_way(const testing::TestParamInfo<Way>& way) {
+  const std::vector<std::string> names = {"AVX512_BF16", "AMX", "AMX_digits"};
+  return names[size_t(way.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Unit, PairProduct, testing::Values(Way::vectors, Way::tiles, Way::digits),
+                         name_of_way);
+
+// Root of the mean square of the errors, each as a part of the sum of its products' sizes.
+double rms_error(const Product& p, const std::vector<float>& actual, const std::vector<float>& a,
+                 const std::vector<float>& b) {
+  double squares = 0;
+  for (int64_t i = 0; i < p.m; ++i) {
+    for (int64_t j = 0; j < p.n; ++j) {
+      double sum = 0, size = 0;
+      for (int64_t l = 0; l < p.k; ++l) {
+        const double product = double(a[size_t(i * p.k + l)]) * double(b[size_t(l * p.n + j)]);
+        sum += product;
+        size += std::abs(product);
+      }
+      squares += std::pow((double(actual[size_t(i * p.n + j)]) - sum) / size, 2);
+    }
+  }
+  return std::sqrt(squares / double(p.m * p.n));
+}
+
+// Three digits of 8 bits are no worse than f32: the error is at most that of sums in f32, product
+// after product, also where the factors' sizes are far apart.
+TEST(SplitProducts, AreAsExactAsF32) {
+  if (std::string(pair_product_unit()) != "AMX") GTEST_SKIP() << "this processor has no AMX";
+  for (const int64_t k : {64, 200, 768}) {
+    for (const int spread : {0, 3}) {
+      const Product p{.m = 40, .n = 64, .k = k};
+      RandomSequence random(9, uint64_t(k + spread));
+      const auto draw = [&](int64_t n) {
+        std::vector<float> x(static_cast<size_t>(n));
+        for (float& v : x) v = std::ldexp(random.normal(), int(float(spread) * random.normal()));
+        return x;
+      };
+      const std::vector<float> a = draw(p.m * k), b = draw(k * p.n);
+      std::vector<float> split(size_t(p.m * p.n)), in_turn(split.size());
+      split_product(p, a.data(), b.data(), split.data());
+      for (int64_t i = 0; i < p.m; ++i) {
+        for (int64_t l = 0; l < k; ++l) {
+          for (int64_t j = 0; j < p.n; ++j) {
+            float& sum = in_turn[size_t(i * p.n + j)];
+            sum = std::fma(a[size_t(i * k + l)], b[size_t(l * p.n + j)], sum);
+          }
+        }
+      }
+      EXPECT_LE(rms_error(p, split, a, b), rms_error(p, in_turn, a, b)) << k << ", " << spread;
+    }
+  }
+}
 
 TEST(PairProducts, AreForWeightsThatFitIntoTheCache) {
   const std::string unit = pair_product_unit();
@@ -202,6 +289,9 @@ TEST(PairProducts, AreForWeightsThatFitIntoTheCache) {
   EXPECT_FALSE(has_pair_product({.m = 4096, .n = 4096, .k = 4096}));
   EXPECT_FALSE(has_pair_product({.op_a = Op::transpose, .m = 50257, .n = 768, .k = 4096}));
   EXPECT_EQ(has_pair_product({.m = 4096, .n = 768, .k = 192}), unit == "AMX");
+  EXPECT_EQ(has_split_product({.m = 4096, .n = 768, .k = 192}), unit == "AMX");
+  EXPECT_FALSE(has_split_product({.m = 4096, .n = 768, .k = 40}));
+  EXPECT_FALSE(has_split_product({.op_a = Op::transpose, .m = 50257, .n = 768, .k = 4096}));
 }
 
 }  // namespace

@@ -159,7 +159,7 @@ inline void multiply([[maybe_unused]] const Sums& to, [[maybe_unused]] const Sum
 // Long multiplication, in base 256. x = x1 + x2 + x3, each digit a bf16 and 2^-8 of the one before
 // it, or less; then
 //
-//   x y = x1 y1 + (x1 y2 + x2 y1) + (x1 y3 + x2 y2 + x3 y1) + less than 2^-24 of x y
+//   x y = x1 y1 + (x1 y2 + x2 y1) + (x1 y3 + x2 y2 + x3 y1) + less than 2^-23 of x y
 //
 // (G. Henry, P. Tang, A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
 // Higher-Precision Computations", 2019). The sums of 32 products are made before they are added to
@@ -169,35 +169,27 @@ inline void multiply_digits([[maybe_unused]] const Sums& to, [[maybe_unused]] co
                             [[maybe_unused]] const Tiles& left, [[maybe_unused]] const Tiles& right,
                             [[maybe_unused]] int64_t steps) {
 #if defined(DYT_AMX)
-  constexpr int64_t tile = 1024;
-  // More than five steps between two stores, and each of these waits for 800 cycles, on an Emerald
-  // Rapids; we don't know what for. So sums go to memory and back.
-  constexpr int64_t steps_at_once = 4;
-  alignas(64) float memory[2 * side * 2 * side];
-  const Sums between{memory, 2 * side};
+  constexpr int64_t tile = 1024;  // bytes
+  asm volatile("" ::: "memory");
+  start ? load_sums<R, N>(*start) : zero_sums<R, N>();
   const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
-  for (int64_t s = 0; s < steps; start = &between) {
-    const int64_t end = steps - s <= steps_at_once + 1 ? steps : s + steps_at_once;
-    asm volatile("" ::: "memory");
-    start ? load_sums<R, N>(*start) : zero_sums<R, N>();
-    for (; s < end; ++s, a += left.step, b += right.step) {
-      // From one product to the next, the digits of one side change.
-      load_left<R>(a, left);
-      load_right<N>(b + 2 * tile, right);
-      add_products<R, N>();
-      load_right<N>(b + tile, right);
-      add_products<R, N>();
-      load_left<R>(a + tile, left);
-      add_products<R, N>();
-      load_right<N>(b, right);
-      add_products<R, N>();
-      load_left<R>(a + 2 * tile, left);
-      add_products<R, N>();
-      load_left<R>(a, left);
-      add_products<R, N>();
-    }
-    store_sums<R, N>(s < steps ? between : to);
+  for (int64_t s = 0; s < steps; ++s, a += left.step, b += right.step) {
+    // x1 y3, x1 y2, x2 y2, x2 y1, x3 y1, x1 y1: one side's tiles stay from each to the next.
+    load_left<R>(a, left);
+    load_right<N>(b + 2 * tile, right);
+    add_products<R, N>();
+    load_right<N>(b + tile, right);
+    add_products<R, N>();
+    load_left<R>(a + tile, left);
+    add_products<R, N>();
+    load_right<N>(b, right);
+    add_products<R, N>();
+    load_left<R>(a + 2 * tile, left);
+    add_products<R, N>();
+    load_left<R>(a, left);
+    add_products<R, N>();
   }
+  store_sums<R, N>(to);
 #endif
 }
 

@@ -1,4 +1,4 @@
-// Matrix products in bf16 on the CPU.
+// Matrix products on the CPU by its units for bf16: of bf16 matrices, and with AMX of f32 ones.
 //
 // (1) What the processor offers. C is cut into blocks of 32 x 32, and a step adds to a block the
 //     product of 32 x 32 numbers of A and as many of B. Both units take the numbers that a sum runs
@@ -12,28 +12,35 @@
 //     eight of them: four of C, two of A, two of B. AVX512-BF16 multiplies a pair of A with a row
 //     of a tile of B (16 x 2 products).
 //
-// (2) What has to be rearranged. A whose rows run along k is a row of left tiles as it lies in
-//     memory. Everything else is copied, with zeros beyond its edges: a matrix stored along k into
-//     left tiles row by row; one stored across k into right tiles by interleaving two rows; and
-//     from the one to the other kind of tile by transposing 16 x 16 pairs, 64 instructions.
+// (2) f32. AMX multiplies 16 times as fast as the units for f32. So f32 that is not to be rounded
+//     is written as three bf16, like a number of three digits, and multiplied as one multiplies by
+//     hand: six products of digits (core/amx.h). Their sums are as exact as those in f32, and more
+//     so in measurements, at nearly twice the speed.
 //
-//       forward    y  = x w'     w (n, k) f32: rounded, and transposed
-//       backward   dx = dy w     w (k, n) f32: rounded, and interleaved
+// (3) What has to be rearranged (core/pair_tiles.h). A in bf16 whose rows run along k is a row of
+//     left tiles as it lies in memory. Everything else is copied, with zeros beyond its edges: a
+//     matrix stored along k into left tiles row by row; one stored across k into right tiles by
+//     interleaving two rows; and from the one to the other kind of tile by transposing 16 x 16
+//     pairs, 64 instructions.
+//
+//       forward    y  = x w'     w (n, k) f32: rounded or split, and transposed
+//       backward   dx = dy w     w (k, n) f32: rounded or split, and interleaved
 //       gradient   dw = dy' x    x: interleaved; dy: interleaved, and transposed. If dy is the
 //                                larger one, we compute dw' = x' dy: then x is.
 //
-// (3) Who does what. With many rows, as forward and backward, all threads pack the weight, and then
+// (4) Who does what. With many rows, as forward and backward, all threads pack the weight, and then
 //     each has rows of C. Otherwise what one thread packs no other reads, as bringing it from one
 //     core's cache to another's would take longer than multiplying it: a thread has a piece of C,
 //     or a part of the sum, and the parts are added up at the end. How a sum is cut depends on the
 //     shape alone, so C has the same bits for any number of threads.
 //
-// (4) Cost. A product of 256 x 160 x 640 takes 52 million operations, 10 microseconds of two cores
-//     with AMX: less than it takes to round the weight, transpose it and write C. oneDNN, which
-//     multiplies with the same instructions, makes passes of their own of these;
-//     docs/performance.md compares. Larger weights are left to it.
+// (5) Cost. A product of 256 x 160 x 640 in bf16 takes 52 million operations, 10 microseconds of
+//     two cores with AMX: less than it takes to round the weight, transpose it and write C. oneDNN,
+//     which multiplies with the same instructions, makes passes of their own of these;
+//     docs/performance.md compares.
 //
-// Both units take numbers below 1.2e-38 as zero.
+// Both units take numbers below 1.2e-38 as zero, so f32 below 1e-33 loses digits; and what is
+// infinite in f32 becomes NaN.
 #include "core/pair_product.h"
 
 #include <algorithm>
@@ -199,7 +206,7 @@ Plan plan_of(const Product& p, const void* a, const void* b, int digits) {
   const bool a_along = p.op_a == Op::none, b_along = p.op_b == Op::transpose;
   Plan plan{{a, p.a, p.m, p.k, a_along, a_along ? p.k : p.m, digits},
             {b, p.b, p.n, p.k, b_along, b_along ? p.k : p.n, digits}};
-  plan.by_rows = p.op_a == Op::none && p.m >= p.n;
+  plan.by_rows = p.op_a == Op::none && p.m >= std::min<int64_t>(p.n, 512);
   plan.in_place = p.a == DType::bf16 && p.op_a == Op::none && p.m % side == 0 && p.k % depth == 0;
   if (p.op_a == Op::transpose && p.op_b == Op::none) {
     // Turned, fewer tiles of the left factor are transposed, but all of C is.
@@ -216,6 +223,17 @@ Plan plan_of(const Product& p, const void* a, const void* b, int digits) {
 struct Piece {
   int64_t i0, rows, j0, columns;
 };
+
+// Calls body(block) for the blocks of a piece of C, row by row.
+template <class Body>
+void for_each_block(const Piece& piece, Body&& body) {
+  for (int64_t i = 0; i < piece.rows; i += block) {
+    for (int64_t j = 0; j < piece.columns; j += block) {
+      body(Piece{piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
+                 std::min(block, piece.columns - j)});
+    }
+  }
+}
 
 template <class T>
 void finish_block(const Product& p, const Plan& plan, T* c, const Piece& at,
@@ -309,55 +327,66 @@ Factor part_of(const Factor& f, int64_t begin, int64_t n) {
   return part;
 }
 
-// Of the rows [i0, i0 + rows), as far as there are such, the share that comes before column j of n.
-void prefetch_share(const Factor& f, int64_t i0, int64_t rows, int64_t j, int64_t n) {
+// The `which`th of `shares` of the rows [i0, i0 + rows), as far as there are such.
+void prefetch_share(const Factor& f, int64_t i0, int64_t rows, int64_t which, int64_t shares) {
   const int64_t bytes = f.k * (f.type == DType::bf16 ? 2 : 4);
-  const int64_t all = (std::min(rows, f.size - i0) * bytes + 63) / 64;
+  const int64_t lines = (std::min(rows, f.size - i0) * bytes + 63) / 64;
   const char* const data = static_cast<const char*>(f.data) + i0 * bytes;
-  for (int64_t line = all * j / n; line < all * std::min(n, j + block) / n; ++line) {
-    __builtin_prefetch(data + line * 64, 0, 2);
+  for (int64_t l = lines * which / shares; l < lines * (which + 1) / shares; ++l) {
+    __builtin_prefetch(data + l * 64, 0, 2);
   }
 }
 
-// Many rows: the right factor is packed by all threads; then each multiplies rows of the left one,
-// a group of blocks at a time. With one block to a group, all of the right factor comes by for
-// every 32 rows: from the second-level cache, if it fits. If it doesn't, there are more.
+// How many rows and columns of C are computed before the next ones. If the right factor fits into
+// the second-level cache, it comes by for every block of rows. If not, columns of it that fit do so
+// for a few blocks of rows, which fit as well, and then others for the same rows.
+struct Grouping {
+  int64_t groups, blocks, columns;  // groups of rows; blocks in the largest; columns at a time
+};
+
+Grouping grouping_of(const Product& p, int digits, int64_t threads) {
+  constexpr int64_t in_cache = (int64_t(1) << 20) / int64_t(sizeof(Tile));
+  const int64_t blocks = (p.m + block - 1) / block, row = steps_of(p.k) * digits;  // of tiles
+  if (tiles(p.n) * row <= in_cache) return {blocks, 1, p.n};
+  const int64_t wanted = std::clamp<int64_t>(in_cache / (2 * row), 1, 8) * threads;
+  const int64_t groups = std::min(blocks, (blocks + wanted - 1) / wanted * threads);
+  const int64_t columns = std::max<int64_t>(1, in_cache / 2 / (2 * row)) * block;
+  return {groups, (blocks + groups - 1) / groups, columns};
+}
+
+// Many rows: the right factor is packed by all threads; then each multiplies rows of the left one.
 template <class T>
 void compute_by_rows(const Product& p, const Plan& plan, T* c) {
   const int64_t steps = steps_of(p.k), blocks = (p.m + block - 1) / block;
   const int64_t pieces = pieces_of(plan.right, steps), threads = omp_get_max_threads();
   const int digits = plan.left.digits;
-  constexpr int64_t in_cache = (int64_t(1) << 20) / int64_t(sizeof(Tile));
-  const bool fits = tiles(p.n) * steps * digits <= in_cache;
-  const int64_t wanted =
-      fits ? 1 : std::clamp<int64_t>(in_cache / (2 * steps * digits), 1, 8);  // blocks to a group
-  const int64_t groups =
-      std::min(blocks, (blocks + wanted * threads - 1) / (wanted * threads) * threads);
-  const int64_t most = (blocks + groups - 1) / groups * 2 * steps * digits;
+  const Grouping by = grouping_of(p, digits, threads);
+  const int64_t own_tiles = plan.in_place ? 0 : by.blocks * 2 * steps * digits;
   Tile* const right = memory_for(0, tiles(p.n) * steps * digits);
-  Tile* const left = memory_for(1, plan.in_place ? 0 : most * threads);
+  Tile* const left = memory_for(1, own_tiles * threads);
 #pragma omp parallel
   {
     const amx::Unit unit;
-    Tile* const own = left + most * omp_get_thread_num();
+    Tile* const own = left + own_tiles * omp_get_thread_num();
     Blocks<T> c_blocks(unit, p, plan, c);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < pieces; ++t) pack_piece(right, Side::right, plan.right, 0, steps, t);
 #pragma omp for schedule(static) nowait
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t begin = g * blocks / groups * block;
-      const int64_t end = std::min(p.m, (g + 1) * blocks / groups * block);
-      if (!plan.in_place) pack(own, Side::left, part_of(plan.left, begin, end - begin), 0, steps);
-      for (int64_t j0 = 0; j0 < p.n; j0 += block) {
-        const Tiles by = packed(right + j0 / side * steps * digits, steps, digits);
-        prefetch_share(plan.left, end, end - begin, j0, p.n);
-        for (int64_t i0 = begin; i0 < end; i0 += block) {
-          const Piece at{i0, std::min(block, end - i0), j0, std::min(block, p.n - j0)};
-          const Tile* const rows = own + (i0 - begin) / side * steps * digits;
-          c_blocks.compute(
-              at, {at.rows, at.columns, p.k, digits,
-                   plan.in_place ? rows_in_place(plan.left, i0) : packed(rows, steps, digits), by});
-        }
+    for (int64_t g = 0; g < by.groups; ++g) {
+      const int64_t begin = g * blocks / by.groups * block;
+      const int64_t rows = std::min(p.m, (g + 1) * blocks / by.groups * block) - begin;
+      if (!plan.in_place) pack(own, Side::left, part_of(plan.left, begin, rows), 0, steps);
+      const int64_t shares = (rows + block - 1) / block * ((p.n + block - 1) / block);
+      int64_t share = 0;
+      for (int64_t j = 0; j < p.n; j += by.columns) {
+        for_each_block({begin, rows, j, std::min(by.columns, p.n - j)}, [&](const Piece& at) {
+          prefetch_share(plan.left, begin + rows, rows, share++, shares);
+          const Tile* const to_the_left = own + (at.i0 - begin) / side * steps * digits;
+          c_blocks.compute(at, {at.rows, at.columns, p.k, digits,
+                                plan.in_place ? rows_in_place(plan.left, at.i0)
+                                              : packed(to_the_left, steps, digits),
+                                packed(right + at.j0 / side * steps * digits, steps, digits)});
+        });
       }
     }
   }
@@ -373,18 +402,6 @@ Piece piece_of(const Plan& plan, int64_t which, int64_t pieces) {
 
 int64_t blocks_of(const Piece& piece) {
   return (piece.rows + block - 1) / block * ((piece.columns + block - 1) / block);
-}
-
-// Calls body(which, block) for a piece's blocks.
-template <class Body>
-void for_each_block(const Piece& piece, Body&& body) {
-  int64_t which = 0;
-  for (int64_t i = 0; i < piece.rows; i += block) {
-    for (int64_t j = 0; j < piece.columns; j += block, ++which) {
-      body(which, Piece{piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
-                        std::min(block, piece.columns - j)});
-    }
-  }
 }
 
 // Few rows, or a long sum: each thread packs for itself. It has a piece of C and the whole sum; or
@@ -425,7 +442,8 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
           const int64_t k = std::min(at_once, end - k0), steps = steps_of(k);
           if (!plan.in_place) pack(own_left, Side::left, rows, k0, steps);
           pack(own_right, Side::right, columns, k0, steps);
-          for_each_block(piece, [&](int64_t which, const Piece& at) {
+          BlockSums* block_sums = of_piece;
+          for_each_block(piece, [&](const Piece& at) {
             const Tile* const to_the_right = own_right + (at.j0 - piece.j0) / side * steps * digits;
             const Tile* const to_the_left = own_left + (at.i0 - piece.i0) / side * steps * digits;
             const BlockProduct product{
@@ -436,7 +454,7 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
                 plan.in_place ? rows_in_place(left, at.i0) : packed(to_the_left, steps, digits),
                 packed(to_the_right, steps, digits)};
             if (!at_the_end) return c_blocks.compute(at, product);
-            const amx::Sums sums = of_piece[which].all();
+            const amx::Sums sums = block_sums++->all();
             multiply(unit, sums, k0 > begin ? &sums : nullptr, product);
           });
         }
@@ -475,12 +493,12 @@ void compute(const Product& p, const void* a, const void* b, T* c, int digits) {
 const char* pair_product_unit() { return amx::available() ? "AMX" : "AVX512-BF16"; }
 
 bool has_pair_product(const Product& p) {
-  // Packed, a weight is to stay in the second-level cache; the sums of parts take memory.
-  const bool fits =
-      p.op_a == Op::none ? p.n * p.k <= int64_t(1) << 20 : p.m * p.n <= int64_t(1) << 22;
-  // With AVX512-BF16 a product takes five times as long, and packing is a small part of a large
-  // one.
-  return fits && (amx::available() || p.m * p.n * p.k <= int64_t(1) << 27);
+  // The sums of a gradient's parts take memory.
+  if (p.op_a == Op::transpose && p.m * p.n > int64_t(1) << 22) return false;
+  if (amx::available()) return true;
+  // With AVX512-BF16 a product takes five times as long: packing is a small part of a large one,
+  // and oneDNN as good.
+  return p.n * p.k <= int64_t(1) << 20 && p.m * p.n * p.k <= int64_t(1) << 27;
 }
 
 void pair_product(const Product& p, const void* a, const void* b, void* c) {

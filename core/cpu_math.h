@@ -49,17 +49,24 @@ inline float exp(float x) {
   return low > x ? 0.0f : result;
 }
 
+// tanh(t) = -e / (2 + e) with e = exp(-2 t) - 1, t = |x|. And exp(-2 t) = 2^n 2^f, with n + f =
+// -2 t / ln 2 and |f| <= 1/2, so e = 2^n (2^f - 1) + (2^n - 1), which is exact enough for small x,
+// too: there n is 0. The error of n + f grows with t, but what it is an error of vanishes faster.
 inline float tanh(float x) {
-  const float t = std::fabs(x), s = t * t;
-  // small: (tanh(sqrt(s)) / sqrt(s) - 1) / s on t < 0.65
-  float p = -5.923726206e-03f;
-  p = p * s + 2.087346058e-02f;
-  p = p * s - 5.382375887e-02f;
-  p = p * s + 1.333258371e-01f;
-  p = p * s - 3.333332702e-01f;
-  const float small = t + t * s * p;
-  const float large = 1.0f - 2.0f / (cpu::exp(2.0f * t) + 1.0f);
-  return std::copysign(t < 0.65f ? small : large, x);
+  const float t = std::fabs(x), end = 10.0f, round = 0x1.8p23f + 127;
+  const float u = (end < t ? end : t) * -2.88539004f;  // NaN stays
+  const float rounded = u + round;
+  const float f = u - (rounded - round);
+  // (2^f - 1) / f; or rather of the base of which -2.88539004 t is the logarithm
+  float p = 1.545316418e-04f;
+  p = p * f + 1.339086426e-03f;
+  p = p * f + 9.618083071e-03f;
+  p = p * f + 5.550357337e-02f;
+  p = p * f + 2.402265140e-01f;
+  p = p * f + 6.931471973e-01f;
+  const float power = std::bit_cast<float>(std::bit_cast<uint32_t>(rounded) << 23);  // 2^n
+  const float e = power * (p * f) + (power - 1.0f);
+  return std::copysign(e / (2.0f + e), x);
 }
 
 inline float erf(float x) {

@@ -19,29 +19,29 @@ void add(To* to, const From* from, int64_t n);
 void round_row(bf16* to, const float* from, int64_t n);
 void widen_row(float* to, const bf16* from, int64_t n);  // to: room for n rounded up to 16
 
-// A row of n numbers for a loop in f32 or f64 on the CPU: itself, or of bf16 a copy in f32.
+// A row of numbers, at most `most`, for a loop in f32 or f64 on the CPU: itself, or of bf16 a copy
+// in f32.
 template <class T>
 class WorkingRow {
  public:
   using A = Acc<T>;
   static constexpr bool copies = !std::is_same_v<T, A>;
-  explicit WorkingRow(int64_t n) : n_(n), memory_(copies ? size_t((n + 15) / 16 * 16) : 0) {}
-  const A* read(const T* row) { return open(const_cast<T*>(row), true); }
+  explicit WorkingRow(int64_t most) : memory_(copies ? size_t((most + 15) / 16 * 16) : 0) {}
+  const A* read(const T* row, int64_t n) { return open(const_cast<T*>(row), n, true); }
   // To be written, and closed after that; with `read`, what is there is to be read first.
-  A* open(T* row, bool read) {
+  A* open(T* row, int64_t n, bool read) {
     if constexpr (copies) {
-      if (read) widen_row(memory_.data(), row, n_);
+      if (read) widen_row(memory_.data(), row, n);
       return memory_.data();
     } else {
       return row;
     }
   }
-  void close(T* row) const {
-    if constexpr (copies) round_row(row, memory_.data(), n_);
+  void close(T* row, int64_t n) const {
+    if constexpr (copies) round_row(row, memory_.data(), n);
   }
 
  private:
-  int64_t n_;
   std::vector<A> memory_;
 };
 

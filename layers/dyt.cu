@@ -18,31 +18,45 @@
 #include "core/dispatch.h"
 #include "core/rounding.h"
 #include "layers/dyt_kernels.h"
+#include "layers/wide_row.h"
 
 namespace dyt {
 namespace {
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 // What is optional is settled before the inner loop: around a choice, the compiler would not
-// vectorise it.
+// vectorise it. Rows of few channels are taken several at a time (layers/wide_row.h): for an op
+// that treats every element alone, what a row is only tells which gamma and beta belong to it.
+
+// What belongs to the numbers of a wide row; `value` where a parameter is missing.
+template <class A>
+std::vector<A> over_wide_row(const A* parameter, A value, int64_t C) {
+  std::vector<A> wide;
+  repeat_over_wide_row(wide, C, [=](int64_t c) { return parameter ? parameter[c] : value; });
+  return wide;
+}
+
 template <class Phi, class T, class A = Acc<T>>
 void dyt_forward_cpu(T* y, const T* x, const A* alpha, const A* shift, const A* gamma,
                      const A* beta, int64_t rows, int64_t C) {
   const A a = alpha ? *alpha : A(1), s = shift ? *shift : A(0);
-  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1)), zeros(beta ? 0 : size_t(C), A(0));
-  const A *scale = gamma ? gamma : ones.data(), *offset = beta ? beta : zeros.data();
+  const std::vector<A> scales = over_wide_row(gamma, A(1), C),
+                       offsets = over_wide_row(beta, A(0), C);
+  const A *scale = scales.data(), *offset = offsets.data();
+  const int64_t width = int64_t(scales.size());
 #pragma omp parallel
   {
-    WorkingRow<T> wide_x(C), wide_y(C);
+    WorkingRow<T> wide_x(width), wide_y(width);
 #pragma omp for
-    for (int64_t r = 0; r < rows; ++r) {
-      const A* x_r = wide_x.read(x + r * C);
-      A* y_r = wide_y.open(y + r * C, false);
+    for (int64_t first = 0; first < rows * C; first += width) {
+      const int64_t n = std::min(width, rows * C - first);
+      cpu::prefetch(x + first + width, width);
+      const A* x_r = wide_x.read(x + first, n);
+      A* y_r = wide_y.open(y + first, n, false);
 #pragma omp simd
-      for (int64_t c = 0; c < C; ++c) y_r[c] = scale[c] * Phi::value(a * x_r[c] + s) + offset[c];
-      wide_y.close(y + r * C);
+      for (int64_t i = 0; i < n; ++i) y_r[i] = scale[i] * Phi::value(a * x_r[i] + s) + offset[i];
+      wide_y.close(y + first, n);
     }
   }
 }
@@ -52,41 +66,44 @@ template <class Phi, bool add, class T, class A = Acc<T>>
 void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T* dy, const T* x,
                       const A* alpha, const A* shift, const A* gamma, int64_t rows, int64_t C) {
   const A a = alpha ? *alpha : A(1), s = shift ? *shift : A(0);
-  const std::vector<A> ones(gamma ? 0 : size_t(C), A(1));
-  const A* scale = gamma ? gamma : ones.data();
-  std::vector<A> sums(size_t(2 * C + 2), A(0));  // dgamma, dbeta, dalpha, dshift
-  sum_over_rows(sums.data(), 2 * C + 2, rows, [=](int64_t begin, int64_t end, A* partial) {
-    WorkingRow<T> wide_x(C), wide_dy(C), wide_dx(C);
-    std::vector<A> unwanted(dx ? 0 : size_t(C), A(0));
+  const std::vector<A> scales = over_wide_row(gamma, A(1), C);
+  const A* scale = scales.data();
+  const int64_t width = int64_t(scales.size());
+  std::vector<A> sums(size_t(2 * width + 2), A(0));  // dgamma, dbeta of a wide row; dalpha, dshift
+  sum_over_rows(sums.data(), 2 * width + 2, rows, [=](int64_t begin, int64_t end, A* partial) {
+    WorkingRow<T> wide_x(width), wide_dy(width), wide_dx(width);
+    std::vector<A> unwanted(dx ? 0 : size_t(width), A(0));
     A sum_alpha = 0, sum_shift = 0;
-    for (int64_t r = begin; r < end; ++r) {
-      const A *x_r = wide_x.read(x + r * C), *dy_r = wide_dy.read(dy + r * C), *gamma_r = scale;
-      A* dx_r = dx ? wide_dx.open(dx + r * C, add) : unwanted.data();
+    for_each_wide_row(end - begin, C, [&](int64_t place, int64_t n) {
+      const int64_t first = begin * C + place;
+      cpu::prefetch(x + first + width, width);
+      cpu::prefetch(dy + first + width, width);
+      const A *x_r = wide_x.read(x + first, n), *dy_r = wide_dy.read(dy + first, n);
+      A* dx_r = dx ? wide_dx.open(dx + first, n, add) : unwanted.data();
 #pragma omp simd reduction(+ : sum_alpha, sum_shift)
-      for (int64_t c = 0; c < C; ++c) {
-        const A z = a * x_r[c] + s, f = Phi::value(z);
-        const A dz = dy_r[c] * gamma_r[c] * Phi::slope(z, f);
-        partial[c] += dy_r[c] * f;
-        partial[C + c] += dy_r[c];
-        sum_alpha += x_r[c] * dz;
+      for (int64_t i = 0; i < n; ++i) {
+        const A z = a * x_r[i] + s, f = Phi::value(z);
+        const A dz = dy_r[i] * scale[i] * Phi::slope(z, f);
+        partial[i] += dy_r[i] * f;
+        partial[width + i] += dy_r[i];
+        sum_alpha += x_r[i] * dz;
         sum_shift += dz;
-        dx_r[c] = (add ? dx_r[c] : A(0)) + a * dz;
+        dx_r[i] = (add ? dx_r[i] : A(0)) + a * dz;
       }
-      if (dx) wide_dx.close(dx + r * C);
-    }
-    partial[2 * C] = sum_alpha;
-    partial[2 * C + 1] = sum_shift;
+      if (dx) wide_dx.close(dx + first, n);
+    });
+    partial[2 * width] = sum_alpha;
+    partial[2 * width + 1] = sum_shift;
   });
-  for (int64_t c = 0; c < C && dgamma; ++c) dgamma[c] += sums[size_t(c)];
-  for (int64_t c = 0; c < C && dbeta; ++c) dbeta[c] += sums[size_t(C + c)];
-  if (dalpha) *dalpha += sums[size_t(2 * C)];
-  if (dshift) *dshift += sums[size_t(2 * C + 1)];
+  for (int64_t i = 0; i < width && dgamma; ++i) dgamma[i % C] += sums[size_t(i)];
+  for (int64_t i = 0; i < width && dbeta; ++i) dbeta[i % C] += sums[size_t(width + i)];
+  if (dalpha) *dalpha += sums[size_t(2 * width)];
+  if (dshift) *dshift += sums[size_t(2 * width + 1)];
 }
 
 // (3) The kernels are in dyt_kernels.h.
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 template <class F>
 void with_squash(Squash squash, F&& body) {

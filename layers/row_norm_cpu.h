@@ -66,7 +66,7 @@ void row_norm_forward_cpu(T* y, A* mean, A* rstd, const T* x, const A* gamma, co
       for (int64_t i = 0; i < n; ++i) {
         const T* const x_i = x + (first + i) * C;
         cpu::prefetch(x_i + at_once * C, C);
-        x_of[i] = wide[size_t(i)].read(x_i);
+        x_of[i] = wide[size_t(i)].read(x_i, C);
         m[i] = centered ? sum_over_row(x_of[i], C, [](A v) { return v; }) / A(C) : A(0);
       }
       for (int64_t i = 0; i < n; ++i) {
@@ -127,7 +127,7 @@ void row_norm_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, co
       cpu::prefetch(x + (r + 1) * C, C);
       cpu::prefetch(dy + (r + 1) * C, C);
       row_norm_backward_row_cpu<centered>(dx ? dx + r * C : nullptr, add, partial, partial + C,
-                                          wide_dy.read(dy + r * C), wide_x.read(x + r * C),
+                                          wide_dy.read(dy + r * C, C), wide_x.read(x + r * C, C),
                                           centered ? mean[r] : A(0), rstd[r], scale, C);
     }
   });

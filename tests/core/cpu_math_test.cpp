@@ -70,8 +70,8 @@ void expect_within(const Function& f, float low, float high, double bound) {
 }
 
 // The bounds were found by trying every f32 number from 1e-4 up, where the results are not trivial:
-// exp is within 0.95 ulp (without fused multiply-add, every 13th number: 1.22), tanh within 1.33,
-// erf within 1.17. A little room is left for another order of rounding.
+// exp is within 0.95 ulp (without fused multiply-add, every 13th number: 1.22), tanh within 3.51
+// (3.58), erf within 1.17. A little room is left for another order of rounding.
 TEST(CpuMath, ExpIsAccurateToAFewUnitsInTheLastPlace) {
   expect_within(exp_function, 0, 86.9f, 1.3);
   for (float x = 86.9f; x < 88.8f; x += 1e-4f) {  // up to the largest finite result and beyond
@@ -80,7 +80,7 @@ TEST(CpuMath, ExpIsAccurateToAFewUnitsInTheLastPlace) {
 }
 
 TEST(CpuMath, TanhIsAccurateToAFewUnitsInTheLastPlace) {
-  expect_within(tanh_function, 0, std::numeric_limits<float>::max(), 1.4);
+  expect_within(tanh_function, 0, std::numeric_limits<float>::max(), 3.7);
 }
 
 TEST(CpuMath, ErfIsAccurateToAFewUnitsInTheLastPlace) {

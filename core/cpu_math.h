@@ -49,23 +49,35 @@ inline float exp(float x) {
   return low > x ? 0.0f : result;
 }
 
-// tanh(t) = -e / (2 + e) with e = exp(-2 t) - 1, t = |x|. And exp(-2 t) = 2^n 2^f, with n + f =
-// -2 t / ln 2 and |f| <= 1/2, so e = 2^n (2^f - 1) + (2^n - 1), which is exact enough for small x,
-// too: there n is 0. The error of n + f grows with t, but what it is an error of vanishes faster.
-inline float tanh(float x) {
-  const float t = std::fabs(x), end = 10.0f, round = 0x1.8p23f + 127;
-  const float u = (end < t ? end : t) * -2.88539004f;  // NaN stays
+// 2^u = power (1 + rest) for -127 <= u <= 0, rest = 2^f - 1 with |f| <= 1/2; power is 0 at -127.
+struct PowerOfTwo {
+  float power, rest;
+};
+inline PowerOfTwo power_of_two(float u) {
+  const float round = 0x1.8p23f + 127;  // 127: the exponent of 1 in its bits
   const float rounded = u + round;
   const float f = u - (rounded - round);
-  // (2^f - 1) / f; or rather of the base of which -2.88539004 t is the logarithm
-  float p = 1.545316418e-04f;
-  p = p * f + 1.339086426e-03f;
-  p = p * f + 9.618083071e-03f;
-  p = p * f + 5.550357337e-02f;
-  p = p * f + 2.402265140e-01f;
-  p = p * f + 6.931471973e-01f;
-  const float power = std::bit_cast<float>(std::bit_cast<uint32_t>(rounded) << 23);  // 2^n
-  const float e = power * (p * f) + (power - 1.0f);
+  float p = 1.545316295e-04f;  // (2^f - 1) / f
+  p = p * f + 1.339086336e-03f;
+  p = p * f + 9.618082557e-03f;
+  p = p * f + 5.550357114e-02f;
+  p = p * f + 2.402265076e-01f;
+  p = p * f + 6.931471880e-01f;
+  return {std::bit_cast<float>(std::bit_cast<uint32_t>(rounded) << 23), p * f};
+}
+
+// 2^u for u <= 0, with an error of u 4e-8 of it: for results that matter less the smaller they are.
+inline float exp2_of_negative(float u) {
+  const PowerOfTwo two = power_of_two(u < -127.0f ? -127.0f : u);  // NaN stays
+  return two.power * two.rest + two.power;
+}
+
+// tanh(t) = -e / (2 + e) with e = exp(-2 t) - 1, t = |x|. e is exact enough for small x, too: there
+// the power of two is 1.
+inline float tanh(float x) {
+  const float t = std::fabs(x), end = 10.0f;
+  const PowerOfTwo two = power_of_two((end < t ? end : t) * -2.885390082f);  // 2 / ln 2
+  const float e = two.power * two.rest + (two.power - 1.0f);
   return std::copysign(e / (2.0f + e), x);
 }
 
@@ -79,44 +91,44 @@ inline float erf(float x) {
   p = p * s + 1.128366947e-01f;
   p = p * s - 3.761263205e-01f;
   p = p * s + 1.283791665e-01f;
-  // large: -log(erfc(t)) / t on 0.9 < t < 3.95, where erf reaches 1 in f32
+  // large: -log2(erfc(t)) / t on 0.9 < t < 3.95, where erf reaches 1 in f32
   const float c = t > 3.95f ? 3.95f : t;
-  float q = -3.221066286e-07f;
-  q = q * c + 5.371075070e-06f;
-  q = q * c - 2.005006907e-05f;
-  q = q * c - 2.426244394e-04f;
-  q = q * c + 3.574123729e-03f;
-  q = q * c - 2.385523784e-02f;
-  q = q * c + 1.064947810e-01f;
-  q = q * c + 6.349401686e-01f;
-  q = q * c + 1.128709259e+00f;
-  return std::copysign(t < 0.95f ? t + t * p : 1.0f - cpu::exp(-q * c), x);
+  float q = -4.647016357e-07f;
+  q = q * c + 7.748823368e-06f;
+  q = q * c - 2.892613522e-05f;
+  q = q * c - 3.500330755e-04f;
+  q = q * c + 5.156370579e-03f;
+  q = q * c - 3.441583333e-02f;
+  q = q * c + 1.536394924e-01f;
+  q = q * c + 9.160250325e-01f;
+  q = q * c + 1.628383251e+00f;
+  return std::copysign(t < 0.95f ? t + t * p : 1.0f - exp2_of_negative(-q * c), x);
 }
 
 // The standard normal density and distribution: GELU's building blocks.
-template <class T>
-T normal_pdf(T x) {
-  return T(0.39894228040143267794) * cpu::exp(T(-0.5) * x * x);
+inline double normal_pdf(double x) { return 0.39894228040143267794 * std::exp(-0.5 * x * x); }
+inline float normal_pdf(float x) {
+  return 0.3989422804f * exp2_of_negative(-0.7213475204f * x * x);  // 1 / (2 ln 2)
 }
 inline double normal_cdf(double x) { return 0.5 * std::erfc(x * -0.70710678118654752440); }
 
-// With t = |x|, the tail beyond t is exp(-t q(t)) / 2. Accurate to 7e-8, about the last place of a
+// With t = |x|, the tail beyond t is 2^(-t q(t)) / 2. Accurate to 7e-8, about the last place of a
 // result in [0.5, 1]; in the lower tail, down to -5.6, relative to 4e-6.
 inline float normal_cdf(float x) {
   const float t = std::fabs(x), c = t > 5.6f ? 5.6f : t;
-  // q: -log(2 (1 - Phi(t))) / t on 0 < t < 5.6
-  float q = -2.296370441e-09f;
-  q = q * c + 8.144783710e-08f;
-  q = q * c - 1.287072812e-06f;
-  q = q * c + 1.186010760e-05f;
-  q = q * c - 6.861541582e-05f;
-  q = q * c + 2.287764024e-04f;
-  q = q * c - 4.688173130e-05f;
-  q = q * c - 4.779362207e-03f;
-  q = q * c + 3.633548130e-02f;
-  q = q * c + 3.183098420e-01f;
-  q = q * c + 7.978845621e-01f;
-  const float tail = 0.5f * cpu::exp(-q * t);
+  // q: -log2(2 (1 - Phi(t))) / t on 0 < t < 5.6
+  float q = -3.312962247e-09f;
+  q = q * c + 1.175043907e-07f;
+  q = q * c - 1.856853563e-06f;
+  q = q * c + 1.711051842e-05f;
+  q = q * c - 9.899112013e-05f;
+  q = q * c + 3.300545812e-04f;
+  q = q * c - 6.763604125e-05f;
+  q = q * c - 6.895162155e-03f;
+  q = q * c + 5.242101868e-02f;
+  q = q * c + 4.592240305e-01f;
+  q = q * c + 1.151104101e+00f;
+  const float tail = 0.5f * exp2_of_negative(-q * t);
   return x < 0 ? tail : 1.0f - tail;
 }
 

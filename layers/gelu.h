@@ -33,7 +33,7 @@ template <Gelu kind, class A>
 inline A gelu_slope(A x) {
   const A phi = gelu_detail::distribution<kind>(x);
   if constexpr (kind == Gelu::erf) {
-    return phi + x * A(0.39894228040143267794) * cpu::exp(A(-0.5) * x * x);
+    return phi + x * cpu::normal_pdf(x);
   } else {
     const A two_du = A(1.59576912160573071176) * (A(1) + A(0.134145) * x * x);
     return phi + x * phi * (A(1) - phi) * two_du;

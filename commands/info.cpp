@@ -24,9 +24,10 @@ void info() {
     std::printf("%-10s %s\n", name_of(device),
                 there ? describe(device).c_str() : ("not available: " + why_not).c_str());
   }
-  std::printf("products   cpu: %s\n           %s: %s\n", matmul_library(Device::cpu),
-              name_of(kernel_device), matmul_library(kernel_device));
   const std::string unit = pair_product_unit();
+  std::printf("products   cpu: %s%s\n           %s: %s\n", matmul_library(Device::cpu),
+              unit == "AMX" ? "; large ones by AMX, a number as three bf16" : "",
+              name_of(kernel_device), matmul_library(kernel_device));
   std::printf("bf16       cpu: %s\n",
               !unit.empty() ? ("products by " + unit).c_str()
               : has_bf16_instructions()

@@ -302,9 +302,8 @@ class Blocks {
 
 // Rows of tiles where A lies.
 Tiles rows_in_place(const Factor& left, int64_t i0) {
-  const int64_t row = left.k * int64_t(sizeof(bf16));
-  return {static_cast<const char*>(left.data) + i0 * row, row, depth * int64_t(sizeof(bf16)),
-          side * row};
+  const int64_t row = left.stride * int64_t(sizeof(bf16));
+  return {left.at(i0, 0), row, depth * int64_t(sizeof(bf16)), side * row};
 }
 
 // Rows of packed tiles, the first of them at `tiles`.
@@ -320,20 +319,23 @@ void pack(Tile* to, Side where, const Factor& f, int64_t k0, int64_t steps) {
 
 // Rows or columns [begin, begin + n) of a factor.
 Factor part_of(const Factor& f, int64_t begin, int64_t n) {
-  const int64_t bytes = f.type == DType::bf16 ? 2 : 4;
   Factor part = f;
-  part.data = static_cast<const char*>(f.data) + begin * bytes * (f.along_k ? f.stride : 1);
+  part.data = f.at(begin, 0);
   part.size = n;
   return part;
 }
 
+// Of a product, and of its factors, numbers [begin, begin + k) of the sum.
+void cut_sum(Product& p, Plan& plan, int64_t begin, int64_t k) {
+  for (Factor* f : {&plan.left, &plan.right}) f->data = f->at(0, begin), f->k = k;
+  p.k = k;
+}
+
 // The `which`th of `shares` of the rows [i0, i0 + rows), as far as there are such.
 void prefetch_share(const Factor& f, int64_t i0, int64_t rows, int64_t which, int64_t shares) {
-  const int64_t bytes = f.k * (f.type == DType::bf16 ? 2 : 4);
-  const int64_t lines = (std::min(rows, f.size - i0) * bytes + 63) / 64;
-  const char* const data = static_cast<const char*>(f.data) + i0 * bytes;
-  for (int64_t l = lines * which / shares; l < lines * (which + 1) / shares; ++l) {
-    __builtin_prefetch(data + l * 64, 0, 2);
+  const int64_t lines = (f.k * f.bytes() + 63) / 64, all = std::min(rows, f.size - i0) * lines;
+  for (int64_t l = all * which / shares; l < all * (which + 1) / shares; ++l) {
+    __builtin_prefetch(static_cast<const char*>(f.at(i0 + l / lines, 0)) + l % lines * 64, 0, 2);
   }
 }
 
@@ -482,10 +484,22 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
   }
 }
 
+// A long sum over many rows is cut: a block of rows and a few columns are to fit into the cache.
 template <class T>
 void compute(const Product& p, const void* a, const void* b, T* c, int digits) {
   const Plan plan = plan_of(p, a, b, digits);
-  plan.by_rows ? compute_by_rows(p, plan, c) : compute_by_pieces(p, plan, c);
+  if (!plan.by_rows) return compute_by_pieces(p, plan, c);
+  const int64_t longest = 3072 / digits, cuts = (p.k + longest - 1) / longest;
+  if (std::is_same_v<T, bf16> || cuts == 1) return compute_by_rows(p, plan, c);
+  for (int64_t i = 0; i < cuts; ++i) {
+    const int64_t begin = i * steps_of(p.k) / cuts * depth;
+    const int64_t end = std::min(p.k, (i + 1) * steps_of(p.k) / cuts * depth);
+    Product part = p;
+    if (i > 0) part.add = true, part.bias = part.residual = nullptr;
+    Plan part_plan = plan;
+    cut_sum(part, part_plan, begin, end - begin);
+    compute_by_rows(part, part_plan, c);
+  }
 }
 
 }  // namespace
@@ -493,12 +507,12 @@ void compute(const Product& p, const void* a, const void* b, T* c, int digits) {
 const char* pair_product_unit() { return amx::available() ? "AMX" : "AVX512-BF16"; }
 
 bool has_pair_product(const Product& p) {
-  // The sums of a gradient's parts take memory.
-  if (p.op_a == Op::transpose && p.m * p.n > int64_t(1) << 22) return false;
-  if (amx::available()) return true;
+  if (amx::available()) return p.op_a == Op::none || p.m * p.n <= int64_t(1) << 26;
   // With AVX512-BF16 a product takes five times as long: packing is a small part of a large one,
   // and oneDNN as good.
-  return p.n * p.k <= int64_t(1) << 20 && p.m * p.n * p.k <= int64_t(1) << 27;
+  const bool fits =
+      p.op_a == Op::none ? p.n * p.k <= int64_t(1) << 20 : p.m * p.n <= int64_t(1) << 22;
+  return fits && p.m * p.n * p.k <= int64_t(1) << 27;
 }
 
 void pair_product(const Product& p, const void* a, const void* b, void* c) {
@@ -509,7 +523,7 @@ void pair_product(const Product& p, const void* a, const void* b, void* c) {
 bool has_split_product(const Product& p) {
   // Where the rest, packing and writing C, isn't more than what AMX saves.
   const bool enough = std::min({p.m, p.n, p.k}) >= 64 && p.m * p.n * p.k >= int64_t(1) << 23;
-  const bool fits = p.op_a == Op::none || p.m * p.n <= int64_t(1) << 22;
+  const bool fits = p.op_a == Op::none ? p.m >= 256 : p.m * p.n <= int64_t(1) << 22;
   return amx::available() && enough && fits;
 }
 

@@ -29,6 +29,11 @@ struct Factor {
   bool along_k;
   int64_t stride;
   int digits = 1;  // 3: f32 that is not to be rounded
+
+  int64_t bytes() const { return type == DType::bf16 ? 2 : 4; }  // of a number
+  const void* at(int64_t i, int64_t l) const {
+    return static_cast<const char*>(data) + (along_k ? i * stride + l : l * stride + i) * bytes();
+  }
 };
 
 // x[i] = 16 pairs of neighbours of row i

@@ -188,11 +188,12 @@ void scale_gpu(T* to, bool add, const T* from, const float* dloss, float rows, c
 // (4) The op --------------------------------------------------------------------------------------
 
 // Rows of a chunk. On the CPU its logits should stay in the cache between the product that makes
-// them and the two that use them. A GPU wants many rows: every chunk reads and writes all of
-// dweight in f32, 154 MB for GPT-2. Its 2^29 logits take 1 GiB in bf16.
+// them and the two that use them. But every chunk packs the weight twice and reads and writes all
+// of dweight in f32, 154 MB for GPT-2: so it has 512 rows at least. A GPU wants many: its 2^29
+// logits take 1 GiB in bf16.
 int64_t default_chunk(const Tape& tape, int64_t rows, int64_t V) {
   const int64_t logits = tape.on_cpu() ? int64_t(1) << 20 : int64_t(1) << 29;
-  return std::min(rows, std::max<int64_t>(64, logits / V / 64 * 64));
+  return std::min(rows, std::max<int64_t>(512, logits / V / 64 * 64));
 }
 
 // How far rows of logits lie apart: on a GPU, on whole packs of 128 bytes. GPT-2's vocabulary is

@@ -180,6 +180,7 @@ TEST_P(PairProduct, HasTheSameBitsForAnyNumberOfThreads) {
   const int threads = omp_get_max_threads();
   for (const auto& [op_a, m, n, k] :
        {std::tuple<Op, int64_t, int64_t, int64_t>{Op::none, 300, 70, 67},
+        {Op::none, 300, 260, 4100},
         {Op::none, 40, 200, 96},
         {Op::transpose, 40, 100, 2100},
         {Op::transpose, 170, 40, 1100},
@@ -219,10 +220,15 @@ TEST_P(PairProduct, KeepsNaNToItsRowAndColumn) {
   }
 }
 
-// A right factor that doesn't fit into the cache, packed, is used for several blocks of rows.
+// A right factor that doesn't fit into the cache, packed, is used for several blocks of rows, and a
+// long sum comes in parts, one after the other.
 TEST_P(PairProduct, UsesALargeWeight) {
   const DType type = narrowest();
   check({.p = {.m = 700, .n = 600, .k = 1000, .a = type, .b = type}, .way = GetParam()});
+  check({.p = {.m = 40, .n = 30, .k = 5000, .add = true, .a = type, .b = type},
+         .way = GetParam(),
+         .bias = true,
+         .residual = true});  // its sum is cut
   check(
       {.p = {.op_b = Op::transpose, .m = 1500, .n = 330, .k = 600, .a = type}, .way = GetParam()});
 }
@@ -287,7 +293,7 @@ TEST(PairProducts, AreWhereTheyPay) {
   if (unit.empty()) GTEST_SKIP() << "this build has no instructions for bf16";
   EXPECT_TRUE(has_pair_product({.m = 256, .n = 640, .k = 160}));
   EXPECT_EQ(has_pair_product({.m = 4096, .n = 4096, .k = 4096}), unit == "AMX");
-  EXPECT_FALSE(has_pair_product({.op_a = Op::transpose, .m = 50257, .n = 768, .k = 4096}));
+  EXPECT_FALSE(has_pair_product({.op_a = Op::transpose, .m = 100000, .n = 768, .k = 4096}));
   EXPECT_EQ(has_pair_product({.m = 4096, .n = 768, .k = 192}), unit == "AMX");
   EXPECT_EQ(has_split_product({.m = 4096, .n = 768, .k = 192}), unit == "AMX");
   EXPECT_FALSE(has_split_product({.m = 4096, .n = 768, .k = 40}));

@@ -23,19 +23,34 @@ namespace {
 // What the command line said; what it didn't comes from the recipe, or suits the model.
 struct TrainCommand {
   ModelSpec model;
-  std::string device = "auto", precision, data, recipe, out, init, only;
+  std::string device = "auto", precision, data, recipe, optimizer = "adamw", out, init, only;
   CheckpointOptions checkpoint;
   std::optional<int64_t> steps;
   std::optional<int> batch, accumulate;
-  std::optional<double> epochs, warmup_epochs, lr, weight_decay, beta2, clip, label_smoothing, ema;
+  std::optional<double> epochs, warmup_epochs, lr, weight_decay, beta2, clip, momentum;
+  std::optional<double> label_smoothing, ema;
   int64_t seed = 1, train_images = 0, test_images = 0, evaluate_every = 0;
   int workers = 0;
   std::string graph = "auto";
   bool strict = false, plot = false;
 };
 
+// SGD in AdamW's place, with what is usual for ConvNets on small images (He et al., arXiv
+// 1512.03385, but for a cosine in place of steps), whatever was chosen for AdamW.
+void choose_optimizer(const TrainCommand& c, TrainOptions& o) {
+  const bool sgd = c.optimizer == "sgd";
+  require(sgd || !c.momentum, "--momentum is SGD's; add --optimizer sgd");
+  require(!sgd || !c.beta2, "--beta2 is AdamW's, and --optimizer is sgd");
+  require(!sgd || !c.clip, "--clip goes with AdamW, and --optimizer is sgd");
+  if (!sgd) return;
+  o.sgd = SgdOptions{.momentum = float(c.momentum.value_or(0.9)),
+                     .weight_decay = float(c.weight_decay.value_or(1e-4))};
+  o.lr = 0.1, o.lr_floor = 1e-3;
+}
+
 // What the command line can change in any training.
 void apply(const TrainCommand& c, TrainOptions& o) {
+  choose_optimizer(c, o);
   if (c.batch) o.batch = *c.batch;
   if (c.accumulate) o.accumulate = *c.accumulate;
   if (c.lr) o.lr_floor *= *c.lr / o.lr, o.lr = *c.lr;
@@ -75,14 +90,19 @@ void describe_run(const TrainCommand& c, const std::string& data, DType precisio
                       {"lr", text(o.lr)},
                       {"lr floor", text(o.lr_floor)},
                       {"warm-up", text(o.warmup)},
-                      {"weight decay", text(o.adamw.weight_decay)},
-                      {"beta2", text(o.adamw.beta2)},
-                      {"clip", text(o.adamw.max_norm)},
                       {"label smoothing", text(o.label_smoothing)},
                       {"ema", text(o.ema_decay)},
                       {"seed", text(o.seed)},
                       {"evaluate every", text(o.evaluate_every)},
                       {"number type", name_of(precision)}};
+  const std::map<std::string, std::string> optimizer =
+      o.sgd ? std::map<std::string, std::string>{{"optimizer", c.optimizer},
+                                                 {"weight decay", text(o.sgd->weight_decay)},
+                                                 {"momentum", text(o.sgd->momentum)}}
+            : std::map<std::string, std::string>{{"weight decay", text(o.adamw.weight_decay)},
+                                                 {"beta2", text(o.adamw.beta2)},
+                                                 {"clip", text(o.adamw.max_norm)}};
+  o.checkpoint.run.insert(optimizer.begin(), optimizer.end());
   if (!c.only.empty()) o.checkpoint.run["only"] = c.only;
 }
 
@@ -338,12 +358,16 @@ void add_options(CLI::App& app, TrainCommand& c) {
   count("--steps", c.steps, "updates, instead of --epochs");
   count("--batch", c.batch, "images (default 100) or windows of text (32) per update");
   count("--accumulate", c.accumulate, "parts that a batch is computed in, to save memory");
-  number("--lr", c.lr, 1e-12, 1e3, "peak learning rate (default: by model)");
+  app.add_option("--optimizer", c.optimizer, "adamw (default), or sgd: with momentum")
+      ->check(CLI::IsMember({"adamw", "sgd"}));
+  number("--lr", c.lr, 1e-12, 1e3, "peak learning rate (default: by model; sgd: 0.1)");
   number("--warmup-epochs", c.warmup_epochs, 0, 1e6,
          "linear warm-up (default: 0.5; text: 100 steps)");
-  number("--weight-decay", c.weight_decay, 0, 10, "AdamW's, on matrices");
+  number("--weight-decay", c.weight_decay, 0, 10,
+         "on matrices (default: by recipe; text: 0.1; sgd: 1e-4)");
+  number("--momentum", c.momentum, 0, 0.999999, "SGD's (default 0.9)");
   number("--beta2", c.beta2, 0, 0.999999, "AdamW's second decay");
-  number("--clip", c.clip, 0, 1e12, "global gradient norm; 0: no clipping (default 1)");
+  number("--clip", c.clip, 0, 1e12, "AdamW's: global gradient norm; 0: no clipping (default 1)");
   number("--label-smoothing", c.label_smoothing, 0, 0.999, "share of the labels spread over all");
   number("--ema", c.ema, 0, 0.9999999, "average the weights, with this decay; 0: don't");
   count("--seed", c.seed, "of weights, order and augmentation (default 1)");

@@ -76,8 +76,7 @@ void place(Image& image, const Placement& p) {
   if (p.flip) pixels::flip_left_right(image);
 }
 
-// --- Colour
-// ----------------------------------------------------------------------------------------
+// --- Colour --------------------------------------------------------------------------------------
 
 void color_jitter(Image& image, float strength, RandomSequence& random) {
   std::array<int, 3> order = {0, 1, 2};

@@ -14,8 +14,7 @@ constexpr std::array<float, 3> imagenet_std = {0.229f, 0.224f, 0.225f};
 
 }  // namespace
 
-// --- Where images come from
-// -------------------------------------------------------------------------
+// --- Where images come from ----------------------------------------------------------------------
 
 MemorySource::MemorySource(const ImageDataset& dataset) : dataset_(dataset) {
   name = dataset.name;
@@ -76,8 +75,7 @@ ImageSources open_images(const std::string& spec, const FolderOptions& options, 
   return sources;
 }
 
-// --- The loader
-// ------------------------------------------------------------------------------------
+// --- The loader ----------------------------------------------------------------------------------
 
 ImageLoader::ImageLoader(const ImageSource& source, const LoaderOptions& options)
     : source_(source),

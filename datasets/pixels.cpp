@@ -8,8 +8,7 @@
 namespace dyt {
 namespace {
 
-// --- Scaling
-// ---------------------------------------------------------------------------------------
+// --- Scaling -------------------------------------------------------------------------------------
 
 // Keys' cubic convolution kernel with a = -0.5 (IEEE Trans. ASSP 29, 1981).
 double cubic(double x) {
@@ -87,8 +86,7 @@ void check_box(const char* what, const Box& box, int height, int width) {
           box.left, ") does not lie in an image of ", height, " x ", width);
 }
 
-// --- Tables and blends
-// -----------------------------------------------------------------------------
+// --- Tables and blends ---------------------------------------------------------------------------
 
 using Table = std::array<uint8_t, 256>;
 
@@ -130,8 +128,7 @@ uint8_t blend(int from, int to, float factor) {
   return v <= 0 ? 0 : v >= 255 ? 255 : uint8_t(v);
 }
 
-// --- Interpolation
-// ---------------------------------------------------------------------------------
+// --- Interpolation -------------------------------------------------------------------------------
 
 // Cubic convolution with a = -1 through four equally spaced values; d from the second to the third.
 double between(double a, double b, double c, double e, double d) {

@@ -31,8 +31,7 @@ A silu_slope(A x) {
   return s * (1 + x * (1 - s));
 }
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 // (of ReLU, they are in relu.h)
 
@@ -53,8 +52,7 @@ void silu_backward_cpu(T* dx, bool add, const T* dy, const T* x, int64_t n) {
   }
 }
 
-// (3) The kernels: one thread per pack of V numbers
-// ------------------------------------------------
+// (3) The kernels: one thread per pack of V numbers -----------------------------------------------
 
 // Moves 4 bytes per element in bf16, 6 with a residual.
 template <int V, class T>
@@ -124,8 +122,7 @@ void launch_over_packs(int64_t n, Body&& body) {
   body(std::integral_constant<int, 1>{});
 }
 
-// (4) The ops
-// --------------------------------------------------------------------------------------
+// (4) The ops -------------------------------------------------------------------------------------
 
 template <class T>
 void relu_forward(const Tape& tape, T* y, const T* x, const T* residual, int64_t n) {

@@ -205,8 +205,7 @@ Tensor cross_attention(Tape& tape, const Tensor& q, const Tensor& kv,
   return attend(tape, q, kv, shape);
 }
 
-// (5) With a cache, for writing text token by token
-// -------------------------------------------------
+// (5) With a cache, for writing text token by token -----------------------------------------------
 
 namespace {
 

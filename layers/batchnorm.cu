@@ -21,8 +21,7 @@
 namespace dyt {
 namespace {
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 template <class A>
 struct Running {  // each (C), but batches (1), which may be null
@@ -48,8 +47,7 @@ void read_running_cpu(A* mean, A* rstd, Running<A> running, A epsilon, int64_t C
   }
 }
 
-// (3) The kernels
-// ----------------------------------------------------------------------------------
+// (3) The kernels ---------------------------------------------------------------------------------
 
 // One thread per channel, tiny.
 __global__ void update_running_kernel(Running<float> running, const float* mean,
@@ -89,8 +87,7 @@ void read_running(const Tape& tape, A* mean, A* rstd, Running<A> running, float 
   }
 }
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 void check_batchnorm(const Tensor& x, const BatchnormParameters& p, const BatchnormOptions& options,
                      bool of_this_batch) {

@@ -7,8 +7,7 @@
 
 namespace dyt {
 
-// (3) The kernels
-// ----------------------------------------------------------------------------------
+// (3) The kernels ---------------------------------------------------------------------------------
 
 // All but two work in a ColumnGrid, one sample per blockIdx.z.
 
@@ -299,8 +298,7 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
   });
 }
 
-// (4) Their calls, on either device
-// ----------------------------------------------------------------
+// (4) Their calls, on either device ---------------------------------------------------------------
 
 template <class T, class A = Acc<T>>
 void grouped_statistics(Tape& tape, A* mean, A* variance, A* rstd, const T* x, float epsilon,

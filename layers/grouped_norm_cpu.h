@@ -58,8 +58,7 @@ struct Moments {
   }
 };
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 // Calls body(b, part, begin, end) for the rows [begin, end) of sample b, in parallel: as many parts
 // of a sample, in total, as for_each_part would cut. Part p of sample b is the (b * parts + p)-th.

@@ -14,8 +14,7 @@
 
 namespace dyt {
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma,
                  const Parameter* beta, float epsilon) {

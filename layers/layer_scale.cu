@@ -18,8 +18,7 @@ namespace {
 
 // (2) The CPU loops are in layer_scale_cpu.h.
 
-// (3) The kernels
-// ----------------------------------------------------------------------------------
+// (3) The kernels ---------------------------------------------------------------------------------
 
 // Both in a ColumnGrid: a thread reads its channels' gamma once and walks down the rows. Forward
 // moves 4 bytes per element in bf16, and 2 more with a residual.
@@ -107,8 +106,7 @@ void layer_scale_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, const 
 
 }  // namespace
 
-// (4) The op
-// ---------------------------------------------------------------------------------------
+// (4) The op --------------------------------------------------------------------------------------
 
 Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma, const Tensor* residual) {
   const int64_t rows = x.rows(), C = x.channels();

@@ -75,8 +75,7 @@ Tensor patch_embedding(Tape& tape, const Tensor& images, const Parameter& weight
 Tensor add_position(Tape& tape, const Tensor& x, const Parameter* class_token,
                     const Parameter& position);
 
-// --- pool.cu: tokens to one vector per sample: (B, T, C) to (B, C)
-// ---------------------------------
+// --- pool.cu: tokens to one vector per sample: (B, T, C) to (B, C) -------------------------------
 Tensor mean_pool(Tape& tape, const Tensor& x, int64_t skip = 0);  // mean over tokens skip..T-1
 Tensor take_token(Tape& tape, const Tensor& x, int64_t token);
 
@@ -155,13 +154,11 @@ Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
 Tensor groupnorm(Tape& tape, const Tensor& x, int groups, const Parameter* gamma,
                  const Parameter* beta, float epsilon);
 
-// --- activation.cu: max(0, x) or max(0, x + residual); x / (1 + exp(-x))
-// ---------------------------
+// --- activation.cu: max(0, x) or max(0, x + residual); x / (1 + exp(-x)) -------------------------
 Tensor relu(Tape& tape, const Tensor& x, const Tensor* residual = nullptr);
 Tensor silu(Tape& tape, const Tensor& x);
 
-// --- layer_scale.cu: y (..., C) = gamma * x, or residual + gamma * x
-// -------------------------------
+// --- layer_scale.cu: y (..., C) = gamma * x, or residual + gamma * x -----------------------------
 Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma,
                    const Tensor* residual = nullptr);
 

@@ -42,8 +42,7 @@ HOST_DEVICE inline A clip_scale(A norm, A max_norm) {
   return max_norm / (norm + A(1e-6));
 }
 
-// (2) The CPU loops
-// --------------------------------------------------------------------------------
+// (2) The CPU loops -------------------------------------------------------------------------------
 
 template <class A>
 void sum_of_squares_cpu(A* sum, const A* x, int64_t n) {
@@ -65,8 +64,7 @@ void adamw_cpu(A* w, A* m, A* v, const A* g, int64_t n, int64_t decayed, const A
   for (int64_t i = 0; i < n; ++i) update(w[i], m[i], v[i], g[i], i < decayed, scale, s);
 }
 
-// (3) The kernels
-// ----------------------------------------------------------------------------------
+// (3) The kernels ---------------------------------------------------------------------------------
 
 // Each block sums a contiguous part, a multiple of 4 numbers; 4 bytes read per element.
 __global__ void __launch_bounds__(256)
@@ -107,8 +105,7 @@ constexpr int64_t norm_parts = 1024;
 
 }  // namespace
 
-// (4) The optimizer
-// --------------------------------------------------------------------------------
+// (4) The optimizer -------------------------------------------------------------------------------
 
 AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
     : parameters_(parameters), options_(options) {

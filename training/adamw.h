@@ -1,6 +1,7 @@
 // AdamW (arXiv 1711.05101) with clipping by the global gradient norm, over a model's flat buffers.
 #pragma once
 #include "core/parameters.h"
+#include "training/optimizer.h"
 
 namespace dyt {
 
@@ -11,30 +12,21 @@ struct AdamWOptions {
   float max_norm = 0;          // gradients are scaled down to this global norm; 0: never
 };
 
-class AdamW {
+class AdamW : public Optimizer {
  public:
   AdamW(Parameters& parameters, const AdamWOptions& options);
 
-  // One update of every parameter from its gradient. lr is this step's learning rate. The first
-  // call is step 1 for the bias correction.
-  void step(float lr) {
-    prepare(lr);
-    update();
-  }
-  // Its two parts: the numbers of a step go to the device; the update, with whatever numbers are
-  // there, which a graph can record (core/graph.h).
-  void prepare(float lr);
-  void update();
+  void prepare(float lr) override;  // the first call is step 1 for the bias correction
+  void update() override;
 
   // The global L2 norm of the gradients before clipping, as of the last step(); waits for the
   // device.
   double gradient_norm() const;
 
-  // For checkpoints: m and v, of the type and in the places of the masters; the updates so far.
-  void* first_moments() const { return first_.data(); }
-  void* second_moments() const { return second_.data(); }
-  int64_t steps() const { return steps_; }
-  void set_steps(int64_t steps) { steps_ = steps; }
+  std::vector<Memory> memories() const override {
+    return {{"m", first_.data()}, {"v", second_.data()}};
+  }
+  void set_steps(int64_t steps) override { steps_ = steps; }
 
  private:
   Parameters& parameters_;

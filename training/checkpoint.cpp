@@ -48,13 +48,14 @@ struct Part {
   size_t bytes;
 };
 
-std::vector<Part> moments(const Trained& t) {
+std::vector<Part> memories(const Trained& t) {
   std::vector<Part> parts;
-  for (const auto& [name, buffer] : {std::pair("optimizer.m.", t.optimizer.first_moments()),
-                                     std::pair("optimizer.v.", t.optimizer.second_moments())}) {
+  for (const Optimizer::Memory& memory : t.optimizer.memories()) {
+    const std::string prefix = "optimizer." + std::string(memory.name) + ".";
     for (const Parameter& p : t.parameters.all()) {
       const size_t size = size_of(accumulator_of(p.dtype));
-      parts.push_back({name + p.name, p, static_cast<std::byte*>(buffer) + size_t(p.offset) * size,
+      parts.push_back({prefix + p.name, p,
+                       static_cast<std::byte*>(memory.data) + size_t(p.offset) * size,
                        size_t(p.size()) * size});
     }
   }
@@ -132,7 +133,7 @@ void save_checkpoint(const CheckpointOptions& options, const TrainingState& stat
     write_weights(options, t, file, "ema.");
   }
   std::vector<std::byte> host;
-  for (const Part& part : moments(t)) {
+  for (const Part& part : memories(t)) {
     host.resize(part.bytes);
     copy_to_host(t.parameters.device(), host.data(), part.data, part.bytes);
     file.add_bytes(part.name, stored_type(t.parameters), shape_in_file(part.parameter.shape), host);
@@ -167,7 +168,7 @@ TrainingState load_checkpoint(const CheckpointOptions& options, const Trained& t
     read_weights(options, t, file, "ema.");
   }
   read_weights(options, t, file, "");
-  for (const Part& part : moments(t)) {
+  for (const Part& part : memories(t)) {
     const StoredTensor& stored = file.at(part.name);
     require(stored.type == stored_type(t.parameters) &&
                 stored.shape == shape_in_file(part.parameter.shape),

@@ -1,7 +1,9 @@
 // Checkpoints: everything a run needs to go on as if it had not stopped, in one safetensors file.
 //
 //   NAME                      the weights, as timm or Hugging Face name them
-//   optimizer.m.NAME, .v.     AdamW's moments, f32, as our parameters are named and shaped
+//   optimizer.m.NAME, .v.     AdamW's moments, or SGD's .velocity., f32, as our parameters are
+//   named
+//                             and shaped
 //   ema.NAME                  the average of the weights, if there is one
 //   __metadata__              "dyt.model": what the model is; "dyt.run": the run's options;
 //                             "dyt.state": step, curve, what the random numbers depend on
@@ -19,8 +21,8 @@
 #include <vector>
 
 #include "core/safetensors.h"
-#include "training/adamw.h"
 #include "training/ema.h"
+#include "training/optimizer.h"
 
 namespace dyt {
 
@@ -58,7 +60,7 @@ struct TrainingState {
 
 struct Trained {
   Parameters& parameters;
-  AdamW& optimizer;
+  Optimizer& optimizer;
   WeightAverage* average;  // or null
 };
 
@@ -66,8 +68,8 @@ struct Trained {
 void save_checkpoint(const CheckpointOptions& options, const TrainingState& state,
                      const Trained& trained);
 
-// Sets weights, moments and average. Throws Error if the file is not a checkpoint, or one of
-// another model or run, naming what differs.
+// Sets weights, the optimizer's memory and average. Throws Error if the file is not a checkpoint,
+// or one of another model or run, naming what differs.
 TrainingState load_checkpoint(const CheckpointOptions& options, const Trained& trained);
 
 }  // namespace dyt

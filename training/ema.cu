@@ -8,8 +8,7 @@
 namespace dyt {
 namespace {
 
-// (1) The CPU loops
-// --------------------------------------------------------------------------------
+// (1) The CPU loops -------------------------------------------------------------------------------
 
 template <class A>
 void average_cpu(A* average, const A* w, A share, int64_t n) {
@@ -27,8 +26,7 @@ void swap_cpu(A* average, A* w, int64_t n) {
   }
 }
 
-// (2) The kernels
-// ----------------------------------------------------------------------------------
+// (2) The kernels ---------------------------------------------------------------------------------
 
 // One thread per 4 elements; 12 bytes an element: both read, the average written.
 __global__ void average_kernel(float* average, const float* w, const float* share_of_w, int64_t n) {
@@ -58,8 +56,7 @@ __global__ void swap_kernel(float* average, float* w, bf16* copy, int64_t n) {
 
 }  // namespace
 
-// (3) The average
-// ----------------------------------------------------------------------------------
+// (3) The average ---------------------------------------------------------------------------------
 
 WeightAverage::WeightAverage(Parameters& parameters, double decay, bool warm_up)
     : parameters_(parameters), decay_(decay), warm_up_(warm_up) {

@@ -1,6 +1,7 @@
 // Stochastic gradient descent with momentum, over a model's flat buffers.
 #pragma once
 #include "core/parameters.h"
+#include "training/optimizer.h"
 
 namespace dyt {
 
@@ -9,17 +10,13 @@ struct SgdOptions {
   float weight_decay = 0;  // on the parameters with decay = true
 };
 
-class Sgd {
+class Sgd : public Optimizer {
  public:
   Sgd(Parameters& parameters, const SgdOptions& options);
 
-  // One update of every parameter from its gradient. lr is this step's learning rate.
-  void step(float lr) {
-    prepare(lr);
-    update();
-  }
-  void prepare(float lr);  // the two parts, as AdamW's
-  void update();
+  void prepare(float lr) override;
+  void update() override;
+  std::vector<Memory> memories() const override { return {{"velocity", velocity_.data()}}; }
 
  private:
   Parameters& parameters_;

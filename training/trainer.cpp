@@ -33,28 +33,26 @@ Trainer::Trainer(Parameters& parameters, const TrainOptions& options)
       tape_(parameters.device(), parameters.dtype(), options.seed),
       step_(parameters, tape_, options.accumulate, options.graphs) {
   if (options.sgd) {
-    require(options.checkpoint.save.empty() && options.checkpoint.resume.empty(),
-            "a checkpoint holds AdamW's moments; a run with SGD can't be saved or resumed");
-    sgd_ = std::make_unique<Sgd>(parameters, *options.sgd);
+    optimizer_ = std::make_unique<Sgd>(parameters, *options.sgd);
   } else {
-    adamw_ = std::make_unique<AdamW>(parameters, options.adamw);
+    optimizer_ = std::make_unique<AdamW>(parameters, options.adamw);
   }
   if (options.ema_decay > 0) {
     average_ = std::make_unique<WeightAverage>(parameters, options.ema_decay);
   }
   if (options.checkpoint.resume.empty()) return;
-  state_ = load_checkpoint(options.checkpoint, {parameters_, *adamw_, average_.get()});
+  state_ = load_checkpoint(options.checkpoint, {parameters_, *optimizer_, average_.get()});
 }
 
 // One update; its loss is sent off.
 void Trainer::train_step(const TrainTask& task, int64_t step) {
   const float lr = float(learning_rate(options_, step));
-  sgd_ ? sgd_->prepare(lr) : adamw_->prepare(lr);
+  optimizer_->prepare(lr);
   if (average_) average_->prepare();
   step_.run(step, task.work, [this, step] {
     // What the first pass made of alpha (NormSpec::calibrate) is where the average begins, too.
     if (average_ && step == 0) average_->restart();
-    sgd_ ? sgd_->update() : adamw_->update();
+    optimizer_->update();
     if (average_) average_->update();
   });
   step_.send_loss();
@@ -94,7 +92,7 @@ void Trainer::look(const TrainTask& task, bool last) {
 // end: there may be room again next time.
 void Trainer::save(bool last) {
   try {
-    save_checkpoint(options_.checkpoint, state_, {parameters_, *adamw_, average_.get()});
+    save_checkpoint(options_.checkpoint, state_, {parameters_, *optimizer_, average_.get()});
   } catch (const Error& e) {
     if (last) throw;
     std::cerr << "\ndyt: " << e.what() << "; training goes on\n";

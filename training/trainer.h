@@ -30,7 +30,7 @@ struct TrainOptions {
   int64_t warmup = 0;                 // steps of linear warm-up
   int64_t inverse_sqrt_from = 0;      // if set, in place of the cosine: training/schedule.h
   AdamWOptions adamw = {};
-  std::optional<SgdOptions> sgd = {};  // if set, momentum takes AdamW's place; no checkpoints
+  std::optional<SgdOptions> sgd = {};  // if set, momentum takes AdamW's place
   // Images
   float label_smoothing = 0;
   std::optional<Augment> augment = Augment{};  // none: images as they are
@@ -104,8 +104,7 @@ class Trainer {
   const TrainOptions options_;
   Tape tape_;
   TrainingStep step_;
-  std::unique_ptr<AdamW> adamw_;  // or
-  std::unique_ptr<Sgd> sgd_;
+  std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<WeightAverage> average_;
   TrainingState state_;
   std::deque<int64_t> losses_of_;  // the steps whose losses are on their way

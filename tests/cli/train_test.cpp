@@ -218,6 +218,22 @@ TEST_F(TrainCli, ExportsWeightsAlone) {
   expect_fine(std::string(small_vit) + "--init plain.st");
 }
 
+TEST_F(TrainCli, TrainsWithSgd) {
+  const std::string run =
+      "train resnet20 --train-images 64 --test-images 20 --batch 16 --steps 6 "
+      "--optimizer sgd --momentum 0.8 --save sgd.st ";
+  expect_fine(run);
+  kept_ = {"sgd.st"};
+  const TensorFile whole = read_safetensors(folder_ / "sgd.st");
+  EXPECT_TRUE(whole.contains("optimizer.velocity.conv1.weight"));
+  expect_fine(run + "--resume sgd.st");
+  expect_refusal(
+      "train resnet20 --train-images 64 --test-images 20 --batch 16 --steps 6 "
+      "--optimizer sgd --resume sgd.st",
+      1, "momentum is 0.89999");
+  expect_fine("export sgd.st plain.st");
+}
+
 TEST_F(TrainCli, RefusesWhatCannotBe) {
   expect_fine(std::string(small_vit) + "--save vit.st");
   kept_ = {"vit.st"};
@@ -235,6 +251,11 @@ TEST_F(TrainCli, RefusesWhatCannotBe) {
   expect_refusal(vit + "--save /proc/vit.st", 1, "cannot write /proc/vit.st");
   expect_refusal(vit + "--save ..", 1, "not a regular file");
   expect_refusal(vit + "--accumulate 3", 1, "3 equal parts");
+  expect_refusal(vit + "--optimizer sgd --resume vit.st", 1, "another run");
+  expect_refusal(vit + "--optimizer sgd --clip 1", 1, "--clip goes with AdamW");
+  expect_refusal(vit + "--optimizer sgd --beta2 0.9", 1, "--beta2 is AdamW's");
+  expect_refusal(vit + "--momentum 0.5", 1, "--momentum is SGD's");
+  expect_refusal(vit + "--optimizer lion", 2, "lion");
   expect_refusal(gpt + "--recipe paper", 1, "recipes are for images");
   expect_refusal("train gpt --data text:missing.txt", 1, "missing.txt");
   expect_refusal("train nothing", 1, "unknown model");

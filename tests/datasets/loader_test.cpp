@@ -218,8 +218,7 @@ TEST(ImageLoader, RefusesOptionsThatMakeNoSense) {
   expect_error([&] { ImageLoader loader(empty, {.batch = 5, .training = false}); }, {"0 images"});
 }
 
-// --- Folders
-// ---------------------------------------------------------------------------------------
+// --- Folders -------------------------------------------------------------------------------------
 
 // Ten images of 20 x 30 pixels in each of two classes, and three to test on.
 class FolderLoader : public testing::Test {

@@ -130,6 +130,30 @@ TEST(Checkpoint, GoingOnGivesTheSameBitsAsNotHavingStopped) {
   }
 }
 
+TEST(Checkpoint, GoingOnGivesTheSameBitsWithSgd) {
+  const TemporaryFolder folder;
+  const ImageSplits data = bright_or_dark(40, 12);
+  TrainOptions options = all_of_it();
+  options.sgd = SgdOptions{.weight_decay = 0.01f};
+  Network whole;
+  const TrainResult expected = whole.train(data, options);
+  options.checkpoint.save = folder.path("run.safetensors");
+  options.checkpoint.every = 3;
+  stop_after(options, 7);
+  Network first;
+  EXPECT_THROW(first.train(data, options), Stopped);
+  options.after_step = nullptr;
+  options.checkpoint.resume = options.checkpoint.save;
+  Network second(99);
+  expect_same_curves(second.train(data, options), expected);
+  EXPECT_EQ(second.everything(), whole.everything());
+  const TensorFile file = read_safetensors(options.checkpoint.save);
+  EXPECT_EQ(file.at("optimizer.velocity.fc.weight").shape, (std::vector<int64_t>{2, 8}));
+  EXPECT_FALSE(file.contains("optimizer.m.fc.weight"));
+  options.sgd.reset();
+  expect_error([&] { Network().train(data, options); }, {"optimizer.m."});
+}
+
 TEST(Checkpoint, GoingOnGivesTheSameBitsWithProductsInBf16) {
   const TemporaryFolder folder;
   const ImageSplits data = bright_or_dark(40, 12);

@@ -87,9 +87,6 @@ TEST(Sgd, RefusesWhatItCantDo) {
   declare(p);
   p.allocate(Device::cpu, DType::f32, 0);
   EXPECT_THROW(Sgd(p, {.momentum = 1}), Error);
-  TrainOptions options{.sgd = SgdOptions{}};
-  options.checkpoint.save = "somewhere";
-  EXPECT_THROW(Trainer(p, options), Error);
 }
 
 // A quadratic bowl: the trainer takes SGD where it is asked to, with the schedule's learning rate.

@@ -1,5 +1,6 @@
 // Matrix products, the one thing we leave to libraries: oneDNN on the CPU (BLAS=none: our own
-// loops), cuBLASLt on the GPU. All matrices are row-major and contiguous.
+// loops; with units for bf16: core/pair_product.h), cuBLASLt on the GPU. All matrices are row-major
+// and contiguous.
 #pragma once
 #include "core/device.h"
 

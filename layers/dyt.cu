@@ -73,27 +73,30 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
   sum_over_rows(sums.data(), 2 * width + 2, rows, [=](int64_t begin, int64_t end, A* partial) {
     WorkingRow<T> wide_x(width), wide_dy(width), wide_dx(width);
     std::vector<A> unwanted(dx ? 0 : size_t(width), A(0));
-    A sum_alpha = 0, sum_shift = 0;
+    double sum_alpha = 0, sum_shift = 0;  // of many numbers of both signs
     for_each_wide_row(end - begin, C, [&](int64_t place, int64_t n) {
       const int64_t first = begin * C + place;
       cpu::prefetch(x + first + width, width);
       cpu::prefetch(dy + first + width, width);
       const A *x_r = wide_x.read(x + first, n), *dy_r = wide_dy.read(dy + first, n);
       A* dx_r = dx ? wide_dx.open(dx + first, n, add) : unwanted.data();
-#pragma omp simd reduction(+ : sum_alpha, sum_shift)
+      A row_alpha = 0, row_shift = 0;
+#pragma omp simd reduction(+ : row_alpha, row_shift)
       for (int64_t i = 0; i < n; ++i) {
         const A z = a * x_r[i] + s, f = Phi::value(z);
         const A dz = dy_r[i] * scale[i] * Phi::slope(z, f);
         partial[i] += dy_r[i] * f;
         partial[width + i] += dy_r[i];
-        sum_alpha += x_r[i] * dz;
-        sum_shift += dz;
+        row_alpha += x_r[i] * dz;
+        row_shift += dz;
         dx_r[i] = (add ? dx_r[i] : A(0)) + a * dz;
       }
+      sum_alpha += row_alpha;
+      sum_shift += row_shift;
       if (dx) wide_dx.close(dx + first, n);
     });
-    partial[2 * width] = sum_alpha;
-    partial[2 * width + 1] = sum_shift;
+    partial[2 * width] = A(sum_alpha);
+    partial[2 * width + 1] = A(sum_shift);
   });
   for (int64_t i = 0; i < width && dgamma; ++i) dgamma[i % C] += sums[size_t(i)];
   for (int64_t i = 0; i < width && dbeta; ++i) dbeta[i % C] += sums[size_t(width + i)];

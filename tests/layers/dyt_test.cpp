@@ -49,10 +49,11 @@ TEST(Dyt, GradientsAgreeWithFiniteDifferences) {
 TEST(Dyt, AgreesWithPyTorch) {
   const std::string file = "layers.safetensors";
   for (const auto& [name, squash] : family) {
-    // dalpha of these two is a sum of f32 numbers of both signs, several times as large as it is.
+    // dalpha of these two is a sum of f32 numbers of both signs: the dead zone's is 1.19, and their
+    // sizes add up to 151.
     const bool cancels = squash == Squash::shifted_tanh || squash == Squash::deadzone;
     check_reference(dyt_case(name, squash, {5, 33}, squash == Squash::erf), file, name, {"x"},
-                    cancels ? 5e-6 : 2e-6);
+                    cancels ? 1e-5 : 2e-6);
   }
   check_reference(dyt_case("dyt", Squash::tanh, {3, 192}), file, "dyt_wide", {"x"}, 5e-6);
 }
@@ -67,7 +68,6 @@ TEST(DytKernels, AgreeWithTheCpuAtAwkwardShapes) {
   }
 }
 
-// Without parameters: plain tanh(x), and only x has a gradient.
 TEST(Dyt, OfBf16OnTheCpuAgreesWithF32) {
   for (const auto& [name, squash] : family) {
     check_bf16_activations_on_the_cpu(dyt_case(name, squash, {7, 40}, squash == Squash::erf));
@@ -76,6 +76,7 @@ TEST(Dyt, OfBf16OnTheCpuAgreesWithF32) {
   check_bf16_activations_on_the_cpu(added_to_x(dyt_case("dyt", Squash::tanh, {9, 33})));
 }
 
+// Without parameters: plain tanh(x), and only x has a gradient.
 TEST(Dyt, EveryParameterIsOptional) {
   const OpCase plain{.name = "tanh",
                      .inputs = {{3, 5}},

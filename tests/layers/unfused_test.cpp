@@ -60,7 +60,9 @@ TEST(Unfused, AgreesWithTheFusedOps) {
     expect_close(ours.y, theirs.y, 1e-6, a.name);
     expect_close(ours.input_gradients[0], theirs.input_gradients[0], 5e-6, a.name + " dx");
     for (const auto& [name, gradient] : theirs.parameter_gradients) {
-      expect_close(ours.parameter_gradients.at(name), gradient, 5e-6, a.name + " d" + name);
+      // dalpha is a sum of thousands of f32 numbers of both signs, here in another order.
+      expect_close(ours.parameter_gradients.at(name), gradient, name == "alpha" ? 2e-5 : 5e-6,
+                   a.name + " d" + name);
     }
   }
 }

@@ -74,8 +74,8 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
     WorkingRow<T> wide_x(width), wide_dy(width), wide_dx(width);
     std::vector<A> unwanted(dx ? 0 : size_t(width), A(0));
     double sum_alpha = 0, sum_shift = 0;  // of many numbers of both signs
-    for_each_wide_row(end - begin, C, [&](int64_t place, int64_t n) {
-      const int64_t first = begin * C + place;
+    for (int64_t first = begin * C; first < end * C; first += width) {
+      const int64_t n = std::min(width, end * C - first);
       cpu::prefetch(x + first + width, width);
       cpu::prefetch(dy + first + width, width);
       const A *x_r = wide_x.read(x + first, n), *dy_r = wide_dy.read(dy + first, n);
@@ -94,7 +94,7 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
       sum_alpha += row_alpha;
       sum_shift += row_shift;
       if (dx) wide_dx.close(dx + first, n);
-    });
+    }
     partial[2 * width] = A(sum_alpha);
     partial[2 * width + 1] = A(sum_shift);
   });

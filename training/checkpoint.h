@@ -1,9 +1,8 @@
 // Checkpoints: everything a run needs to go on as if it had not stopped, in one safetensors file.
 //
 //   NAME                      the weights, as timm or Hugging Face name them
-//   optimizer.m.NAME, .v.     AdamW's moments, or SGD's .velocity., f32, as our parameters are
-//   named
-//                             and shaped
+//   optimizer.m.NAME, .v.     AdamW's moments, or of SGD optimizer.velocity.NAME, f32, under our
+//                             names and in our shapes
 //   ema.NAME                  the average of the weights, if there is one
 //   __metadata__              "dyt.model": what the model is; "dyt.run": the run's options;
 //                             "dyt.state": step, curve, what the random numbers depend on

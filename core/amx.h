@@ -132,6 +132,18 @@ inline void add_products() {
   if constexpr (R > 1) _tile_dpbf16ps(2, 5, 6);
   if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
 }
+
+// Sums = those at `start`, or zeros if it is null, and what add_step(a, b) adds to them for the
+// tiles of each step; written to `to`.
+template <int R, int N, class AddStep>
+inline void add_steps(const Sums& to, const Sums* start, const Tiles& left, const Tiles& right,
+                      int64_t steps, AddStep&& add_step) {
+  asm volatile("" ::: "memory");  // g++ doesn't know that a tile's load reads memory
+  start ? load_sums<R, N>(*start) : zero_sums<R, N>();
+  const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
+  for (int64_t s = 0; s < steps; ++s, a += left.step, b += right.step) add_step(a, b);
+  store_sums<R, N>(to);
+}
 #endif
 
 // Sums (16 R, 16 N) = those at `start`, or zeros if it is null, + the product, written to `to`. In
@@ -142,15 +154,11 @@ inline void multiply([[maybe_unused]] const Sums& to, [[maybe_unused]] const Sum
                      [[maybe_unused]] const Tiles& left, [[maybe_unused]] const Tiles& right,
                      [[maybe_unused]] int64_t steps) {
 #if defined(DYT_AMX)
-  asm volatile("" ::: "memory");  // g++ doesn't know that a tile's load reads memory
-  start ? load_sums<R, N>(*start) : zero_sums<R, N>();
-  const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
-  for (int64_t s = 0; s < steps; ++s, a += left.step, b += right.step) {
+  add_steps<R, N>(to, start, left, right, steps, [&](const char* a, const char* b) {
     load_left<R>(a, left);
     load_right<N>(b, right);
     add_products<R, N>();
-  }
-  store_sums<R, N>(to);
+  });
 #endif
 }
 
@@ -170,10 +178,7 @@ inline void multiply_digits([[maybe_unused]] const Sums& to, [[maybe_unused]] co
                             [[maybe_unused]] int64_t steps) {
 #if defined(DYT_AMX)
   constexpr int64_t tile = 1024;  // bytes
-  asm volatile("" ::: "memory");
-  start ? load_sums<R, N>(*start) : zero_sums<R, N>();
-  const char *a = static_cast<const char*>(left.data), *b = static_cast<const char*>(right.data);
-  for (int64_t s = 0; s < steps; ++s, a += left.step, b += right.step) {
+  add_steps<R, N>(to, start, left, right, steps, [&](const char* a, const char* b) {
     // x1 y3, x1 y2, x2 y2, x2 y1, x3 y1, x1 y1: one side's tiles stay from each to the next.
     load_left<R>(a, left);
     load_right<N>(b + 2 * tile, right);
@@ -188,8 +193,7 @@ inline void multiply_digits([[maybe_unused]] const Sums& to, [[maybe_unused]] co
     add_products<R, N>();
     load_left<R>(a, left);
     add_products<R, N>();
-  }
-  store_sums<R, N>(to);
+  });
 #endif
 }
 

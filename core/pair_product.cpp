@@ -114,6 +114,21 @@ Tiles packed(const Tile* tiles, int64_t steps, int digits) {
   return {tiles, bytes / side, digits * bytes, steps * digits * bytes};
 }
 
+// What makes block `at`, over k numbers: A's rows where they lie or as packed, and B's columns as
+// packed; the packed ones begin with row i0 and column j0.
+BlockProduct product_of(const Plan& plan, const Piece& at, int64_t k, const Tile* left, int64_t i0,
+                        const Tile* right, int64_t j0) {
+  const int digits = plan.left.digits;
+  const int64_t steps = steps_of(k), row = steps * digits;
+  return {at.rows,
+          at.columns,
+          k,
+          digits,
+          plan.in_place ? rows_in_place(plan.left, at.i0)
+                        : packed(left + (at.i0 - i0) / side * row, steps, digits),
+          packed(right + (at.j0 - j0) / side * row, steps, digits)};
+}
+
 void pack(Tile* to, Side where, const Factor& f, int64_t k0, int64_t steps) {
   const int64_t pieces = pieces_of(f, steps);
   for (int64_t t = 0; t < pieces; ++t) pack_piece(to, where, f, k0, steps, t);
@@ -185,11 +200,7 @@ void compute_by_rows(const Product& p, const Plan& plan, T* c) {
       for (int64_t j = 0; j < p.n; j += by.columns) {
         for_each_block({begin, rows, j, std::min(by.columns, p.n - j)}, [&](const Piece& at) {
           prefetch_share(plan.left, begin + rows, rows, share++, shares);
-          const Tile* const to_the_left = own + (at.i0 - begin) / side * steps * digits;
-          c_blocks.compute(at, {at.rows, at.columns, p.k, digits,
-                                plan.in_place ? rows_in_place(plan.left, at.i0)
-                                              : packed(to_the_left, steps, digits),
-                                packed(right + at.j0 / side * steps * digits, steps, digits)});
+          c_blocks.compute(at, product_of(plan, at, p.k, own, begin, right, 0));
         });
       }
     }
@@ -248,15 +259,8 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
           pack(own_right, Side::right, columns, k0, steps);
           BlockSums* block_sums = of_piece;
           for_each_block(piece, [&](const Piece& at) {
-            const Tile* const to_the_right = own_right + (at.j0 - piece.j0) / side * steps * digits;
-            const Tile* const to_the_left = own_left + (at.i0 - piece.i0) / side * steps * digits;
-            const BlockProduct product{
-                at.rows,
-                at.columns,
-                k,
-                digits,
-                plan.in_place ? rows_in_place(left, at.i0) : packed(to_the_left, steps, digits),
-                packed(to_the_right, steps, digits)};
+            const BlockProduct product =
+                product_of(plan, at, k, own_left, piece.i0, own_right, piece.j0);
             if (!at_the_end) return c_blocks.compute(at, product);
             const amx::Sums sums = block_sums++->all();
             multiply(unit, sums, k0 > begin ? &sums : nullptr, product);

@@ -75,11 +75,11 @@ enum class Side { left, right };
 template <class T>
 void pack_tile(Tile& to, Side where, const Factor& f, int64_t i0, int64_t k0) {
   __m512i x[side];
-  const T* data = static_cast<const T*>(f.data);
+  const T* data = static_cast<const T*>(f.at(i0, k0));
   if (f.along_k) {
-    read_rows(x, data + i0 * f.stride + k0, f.stride, f.size - i0, f.k - k0);
+    read_rows(x, data, f.stride, f.size - i0, f.k - k0);
   } else {
-    read_pairs(x, data + k0 * f.stride + i0, f.stride, f.k - k0, f.size - i0);
+    read_pairs(x, data, f.stride, f.k - k0, f.size - i0);
   }
   if (f.along_k != (where == Side::left)) transpose(x);
 #pragma GCC unroll 16
@@ -157,10 +157,9 @@ void pack_digits(Tile* to, Read&& read) {
 
 template <Side where, bool along_k>
 void pack_digits(Tile* to, const Factor& f, int64_t i0, int64_t k0) {
-  const int64_t row0 = along_k ? i0 : k0, column0 = along_k ? k0 : i0, stride = f.stride;
-  const int64_t rows = (along_k ? f.size : f.k) - row0;
-  const int64_t columns = (along_k ? f.k : f.size) - column0;
-  const float* const data = static_cast<const float*>(f.data) + row0 * stride + column0;
+  const int64_t size = f.size - i0, k = f.k - k0, stride = f.stride;
+  const int64_t rows = along_k ? size : k, columns = along_k ? k : size;
+  const float* const data = static_cast<const float*>(f.at(i0, k0));
   if (rows >= (along_k ? side : depth) && columns >= (along_k ? depth : side)) {
     return pack_digits<where, along_k>(to, [=](int64_t row, int64_t column) {
       return _mm512_loadu_ps(data + row * stride + column);

@@ -2,6 +2,8 @@
 // and f64; a loop over them is vectorised). gelu.cu has the mathematics, gelu_kernel.h the same for
 // kernels.
 #pragma once
+#include <algorithm>
+
 #include "core/cpu_math.h"
 #include "layers/layers.h"
 
@@ -38,6 +40,15 @@ inline A gelu_slope(A x) {
     const A two_du = A(1.59576912160573071176) * (A(1) + A(0.134145) * x * x);
     return phi + x * phi * (A(1) - phi) * two_du;
   }
+}
+
+// Rows of h at a time in a linear layer with GELU behind it, on the CPU: between the product that
+// writes them and GELU they are to stay in the second-level cache; 512 at least, as the product
+// packs the weight each time.
+template <class T>
+int64_t gelu_rows_at_once(int64_t C) {
+  constexpr int64_t numbers = (int64_t(1) << 21) / int64_t(sizeof(T));
+  return std::max<int64_t>(512, numbers / C / 64 * 64);
 }
 
 }  // namespace dyt

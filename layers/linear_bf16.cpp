@@ -85,13 +85,6 @@ void sum_columns(float* dbias, const bf16* dy, int64_t rows, int64_t C) {
   });
 }
 
-// Rows at a time: their h is to stay in the second-level cache between the product that writes it
-// and GELU; 512 at least, as the product packs the weight each time.
-int64_t gelu_rows_at_once(int64_t C) {
-  constexpr int64_t numbers = int64_t(1) << 20;
-  return std::max<int64_t>(512, numbers / C / 64 * 64);
-}
-
 }  // namespace
 
 Tensor in_bf16(Tape& tape, const Tensor& x) {
@@ -151,7 +144,7 @@ Tensor linear_gelu_in_bf16(Tape& tape, Shape y_shape, const Tensor& x, const Par
   const Tensor y = tape.empty(y_shape, DType::bf16);
   const Parameter *w = &weight, *b = &bias;
   const int64_t rows = y.rows(), C = y.channels(), Cin = x.channels();
-  const int64_t at_once = gelu_rows_at_once(C);
+  const int64_t at_once = gelu_rows_at_once<bf16>(C);
   for (int64_t first = 0; first < rows; first += at_once) {
     const int64_t n = std::min(at_once, rows - first);
     const Product product{.op_b = Op::transpose,

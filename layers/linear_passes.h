@@ -36,13 +36,6 @@ void gelu_of_rows_cpu(T* y, const T* h, int64_t rows, int64_t C) {
   }
 }
 
-// Rows at a time in linear_gelu: their h is to stay in the second-level cache between the product
-// that writes it and GELU; 512 at least, as the product packs the weight each time.
-inline int64_t gelu_rows_at_once(int64_t C) {
-  constexpr int64_t numbers = int64_t(1) << 19;
-  return std::max<int64_t>(512, numbers / C / 64 * 64);
-}
-
 // dbias += column sums of dy.
 template <class T>
 void bias_backward_cpu(T* dbias, const T* dy, int64_t rows, int64_t C) {
@@ -263,7 +256,7 @@ void linear_gelu_forward(Tape& tape, T* y, T* h, const T* x, int64_t rows, const
                          const Parameter& bias) {
   const int64_t Cin = weight.shape[1], Cout = weight.shape[0];
   if constexpr (cpu_computes<T>) {
-    const int64_t at_once = gelu_rows_at_once(Cout);
+    const int64_t at_once = gelu_rows_at_once<T>(Cout);
     for (int64_t first = 0; tape.on_cpu() && first < rows; first += at_once) {
       const int64_t n = std::min(at_once, rows - first);
       linear_forward<T>(tape, h + first * Cout, x + first * Cin, n, weight, &bias, nullptr);

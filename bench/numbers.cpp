@@ -8,19 +8,33 @@
 
 namespace dyt {
 
+namespace {
+
+constexpr int64_t drawn_numbers = int64_t(1) << 20;
+
+// Drawn once: the kernels want thousands of tensors full of them.
+const std::vector<float>& random_numbers() {
+  static const std::vector<float> values = [] {
+    RandomSequence random(1, 5);
+    std::vector<float> drawn(static_cast<size_t>(drawn_numbers));
+    for (float& v : drawn) v = float(random.normal());
+    return drawn;
+  }();
+  return values;
+}
+
+}  // namespace
+
 void fill_random(Device device, DType dtype, void* data, int64_t count) {
-  constexpr int64_t block = int64_t(1) << 20;
-  const int64_t drawn = std::min(count, block);
-  RandomSequence random(1, 5);
-  std::vector<float> values(static_cast<size_t>(drawn));
-  for (float& v : values) v = float(random.normal());
+  const int64_t drawn = std::min(count, drawn_numbers);
+  const std::vector<float>& values = random_numbers();
   char* const to = static_cast<char*>(data);
   if (dtype == DType::f32) {
-    copy_to_device(device, to, values.data(), values.size() * sizeof(float));
+    copy_to_device(device, to, values.data(), size_t(drawn) * sizeof(float));
   } else {
     require(dtype == DType::bf16, "random numbers in ", name_of(dtype), " are not to be had");
-    const std::vector<bf16> rounded(values.begin(), values.end());
-    copy_to_device(device, to, rounded.data(), rounded.size() * sizeof(bf16));
+    static const std::vector<bf16> rounded(values.begin(), values.end());
+    copy_to_device(device, to, rounded.data(), size_t(drawn) * sizeof(bf16));
   }
   const int64_t size = int64_t(size_of(dtype));
   for (int64_t begin = drawn; begin < count; begin += drawn) {

@@ -260,16 +260,15 @@ void add_attention(std::vector<KernelCase>& cases, const Size& s, int64_t T, int
                  .forward = {x * 4 / 3 + statistics, 2 * product},
                  .backward = {x * 8 / 3 + statistics, 5 * product}};
     cases.push_back(c);
-    if (s.e > 2) continue;  // only bf16 has tensor cores, and so another rung below
+    if (s.e > 2) continue;  // only bf16 has tensor cores, and so other rungs below
     const std::string rung = c.rung;
+    if (attention_on_warpgroups && warpgroups_run_here()) {
+      c.rung = rung + ", mma";
+      c.choose = [](bool on) { attention_on_warpgroups = !on; };
+      cases.push_back(c);
+    }
     c.rung = rung + ", plain";
     c.choose = [](bool on) { attention_on_tensor_cores = !on; };
-    cases.push_back(c);
-    if (!warpgroups_run_here()) continue;
-    c.rung = rung + ", wgmma";
-    c.choose = [before = attention_on_warpgroups](bool on) {
-      attention_on_warpgroups = on || before;
-    };
     cases.push_back(c);
   }
 }

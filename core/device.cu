@@ -270,6 +270,16 @@ void synchronize(Device device) {
   check_cuda(cudaStreamSynchronize(stream()));
 }
 
+bool kernels_may_overlap() {
+  static const bool they_may = [] {
+    int device = 0, major = 0;
+    check_cuda(cudaGetDevice(&device));
+    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 9 && !std::getenv("DYT_NO_EARLY");
+  }();
+  return they_may;
+}
+
 void allow_shared_memory(const void* kernel, size_t bytes, const char* file, int line) {
   static std::mutex mutex;
   static std::unordered_map<const void*, size_t> allowed;

@@ -85,6 +85,7 @@ struct Thread {
   ctx::fiber fiber;  // where it goes on, while it waits
   const char* stack_bottom = nullptr;
   Where where;  // the barrier it waits at
+  bool waited_for_kernel_before = false;
 };
 
 struct Warp {
@@ -302,6 +303,14 @@ void run_block(uint64_t block_number) {
 
 void fail_in_kernel(const char* what, Where where) {
   throw Error(kernel_text() + ", thread " + text(threadIdx) + " at " + text(where) + ": " + what);
+}
+
+void wait_for_kernel_before() {
+  block.threads[size_t(block.current)].waited_for_kernel_before = true;
+}
+void expect_wait_for_kernel_before(Where where) {
+  if (block.threads[size_t(block.current)].waited_for_kernel_before) return;
+  fail_in_kernel("launched early, and returns without wait_for_kernel_before()", where);
 }
 
 unsigned lane() { return unsigned(block.current) % 32; }

@@ -115,6 +115,9 @@ void warpgroup_wait(int newest, std::initializer_list<Registers> registers, Wher
 void* shared_array(const void* key, size_t bytes);
 void* dynamic_shared();
 unsigned lane();
+// Whether the running thread has waited for the kernel before; an error at `where` if it has not.
+void wait_for_kernel_before();
+void expect_wait_for_kernel_before(Where where);
 // Reports an error in the running thread: throws dyt::Error with kernel, block and thread.
 [[noreturn]] void fail_in_kernel(const char* what, Where where);
 

@@ -14,6 +14,8 @@ struct ManySums {
 // meet in shared memory. Moves 4 * parts * n bytes; that many threads because a few megabytes are
 // sooner read than waited for.
 __global__ void __launch_bounds__(1024) add_partials_kernel(ManySums all) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   SHARED(float, tile, [32][33]);
   const PartialSums s = all.which[blockIdx.y];
   const int64_t first = int64_t(blockIdx.x) * 32, i = first + threadIdx.x;
@@ -46,7 +48,7 @@ void add_partials_gpu(std::initializer_list<PartialSums> all) {
     widest = std::max(widest, s.n);
   }
   if (count == 0) return;
-  launch(add_partials_kernel, dim3(blocks_for(widest, 32), count), dim3(32, 32))(sums);
+  launch_early(add_partials_kernel, dim3(blocks_for(widest, 32), count), dim3(32, 32))(sums);
 }
 
 }  // namespace dyt

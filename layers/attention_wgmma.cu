@@ -1,5 +1,5 @@
 // Attention on the tensor cores of Hopper's warpgroups: the forward pass in bf16, for heads of
-// width 64 and 128. Compiled and emulated; not yet run on a GPU, so off unless asked for.
+// width 64 and 128.
 //
 // The same walk over tiles of keys as in layers/attention_mma.cu, with the same softmax. New:
 //

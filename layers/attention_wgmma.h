@@ -10,10 +10,11 @@
 
 namespace dyt {
 
-// Off unless asked for, because no GPU has run it yet: DYT_ATTENTION=wgmma, a test or a benchmark.
+// What DYT_ATTENTION=mma, a benchmark or a test sets to false to have the kernels for single warps
+// instead.
 inline bool attention_on_warpgroups = [] {
   const char* const asked = std::getenv("DYT_ATTENTION");
-  return asked && std::string_view(asked) == "wgmma";
+  return !asked || std::string_view(asked) != "mma";
 }();
 
 // Whether heads that fit the tensor cores (layers/attention_mma.h) are for these kernels, too. They

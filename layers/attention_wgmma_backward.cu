@@ -1,5 +1,5 @@
 // Attention on the tensor cores of Hopper's warpgroups: the gradients in bf16, for heads of width
-// 64 and 128. Compiled and emulated; not yet run on a GPU, so off unless asked for.
+// 64 and 128.
 //
 // The two kernels of layers/attention_mma_backward.cu, in the same order and with the same 14 D T_q
 // T_k operations: every sum is a loop of one warpgroup. New, besides what layers/attention_wgmma.cu

@@ -53,6 +53,8 @@ void read_running_cpu(A* mean, A* rstd, Running<A> running, A epsilon, int64_t C
 __global__ void update_running_kernel(Running<float> running, const float* mean,
                                       const float* variance, float momentum, float unbiased,
                                       int64_t C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= C) return;
   running.mean[c] += momentum * (mean[c] - running.mean[c]);
@@ -62,6 +64,7 @@ __global__ void update_running_kernel(Running<float> running, const float* mean,
 
 __global__ void read_running_kernel(float* mean, float* rstd, Running<float> running, float epsilon,
                                     int64_t C) {
+  let_next_kernel_begin();
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= C) return;
   mean[c] = running.mean[c];
@@ -73,8 +76,8 @@ void update_running(const Tape& tape, Running<A> running, const A* mean, const A
                     float momentum, int64_t rows, int64_t C) {
   if (tape.on_cpu()) return update_running_cpu(running, mean, variance, A(momentum), rows, C);
   if constexpr (gpu_computes<A>) {
-    launch(update_running_kernel, blocks_for(C, 128), 128)(running, mean, variance, momentum,
-                                                           float(rows) / float(rows - 1), C);
+    launch_early(update_running_kernel, blocks_for(C, 128), 128)(
+        running, mean, variance, momentum, float(rows) / float(rows - 1), C);
   }
 }
 

@@ -224,6 +224,7 @@ template <int K, int S, int V, class T>
 __global__ void __launch_bounds__(8 * K * S, K == 7 ? 2 : 4)
     depthwise_weight_kernel(float* dweight_partials, float* dbias_partials, const T* dy, const T* x,
                             int tiles, int H, int W, int C, Tiling t) {
+  let_next_kernel_begin();
   constexpr int R = K / 2, N = owned<T>, sums_per_row = weight_sums<K, T>;
   DYNAMIC_SHARED(T, x_tile);  // (tile_h + K - 1, x_stride), then (tile_h, dy_stride)
   // An odd number of pixels: 4 rows of 8 words never meet in a bank.
@@ -330,8 +331,9 @@ void depthwise_backward_gpu(Tape& tape, T* dx, bool add, float* dweight, float* 
            unsigned(parts * t.chunks), dim3(8, K, S), shared)(
         dweight_partials, dbias_partials, dy, x, int(tiles), int(s.H), int(s.W), int(s.C), t);
   });
-  add_partials_gpu(dweight, dweight_partials, parts, s.C * K * K);
-  if (dbias) add_partials_gpu(dbias, dbias_partials, parts, s.C);
+  const int64_t weights = s.C * K * K;
+  add_partials_gpu({{dweight, dweight_partials, parts, weights, weights},
+                    {dbias, dbias_partials, parts, s.C, s.C}});
 }
 
 // (4) The op --------------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ __global__ void __launch_bounds__(256, 3)
     dyt_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials,
                         float* scalar_partials, const T* dy, const T* x, const float* alpha,
                         const float* shift, const float* gamma, int64_t rows, int64_t C) {
+  let_next_kernel_begin();  // which adds up the partial sums
   constexpr int stages = backward_stages, streams = add ? 3 : 2;
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, 256): x, dy and what is in dx
   const ColumnPlace at(V, rows);

@@ -18,6 +18,7 @@ namespace dyt {
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_moments_kernel(float* means, float* squares, const T* x, GroupedShape s) {
+  let_next_kernel_begin();
   SHARED(float, tile_mean, [8][32 * V]);
   SHARED(float, tile_squares, [8][32 * V]);
   SHARED(float, tile_n, [8][32]);
@@ -74,6 +75,8 @@ __global__ void __launch_bounds__(256)
 static __global__ void __launch_bounds__(256)
     grouped_merge_kernel(float* mean, float* variance, float* rstd, const float* means,
                          const float* squares, int64_t parts, float epsilon, GroupedShape s) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const int64_t group = int64_t(blockIdx.x) * 8 + threadIdx.y;
   if (group >= s.B * s.G) return;  // all lanes of the warp
   const int64_t first = group / s.G * parts * s.C + group % s.G * s.width();
@@ -118,6 +121,7 @@ struct HeldNormalization {
 template <bool relu, int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_normalize_kernel(T* y, const T* x, Normalization<float> n, GroupedShape s) {
+  wait_for_kernel_before();
   const ColumnPlace at(V, s.R);
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z;
@@ -142,6 +146,7 @@ template <bool relu, int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x,
                         Normalization<float> n, GroupedShape s) {
+  let_next_kernel_begin();
   const ColumnPlace at(V, s.R);
   const int64_t b = blockIdx.z;
   float sum[V] = {}, product[V] = {};
@@ -175,6 +180,8 @@ __global__ void __launch_bounds__(256)
 // add_partials_gpu, but for each sample (blockIdx.z), and not adding to what is there.
 static __global__ void __launch_bounds__(256)
     grouped_sum_parts_kernel(float* sums, const float* partials, int64_t parts, GroupedShape s) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   SHARED(float, tile, [8][32]);
   const int64_t c = int64_t(blockIdx.x) * 32 + threadIdx.x, b = blockIdx.y * s.B + blockIdx.z;
   float sum = 0;
@@ -192,6 +199,8 @@ static __global__ void __launch_bounds__(256)
 static __global__ void grouped_means_kernel(float* mean_g, float* mean_gx, const float* sum_dy,
                                             const float* sum_dyx, const float* gamma,
                                             GroupedShape s) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (group >= s.B * s.G) return;
   const int64_t b = group / s.G, first = group % s.G * s.width();
@@ -211,6 +220,7 @@ template <bool relu, bool add, int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_backward_kernel(T* dx, const T* dy, const T* x, Normalization<float> n,
                             const float* mean_g, const float* mean_gx, GroupedShape s) {
+  wait_for_kernel_before();
   const ColumnPlace at(V, s.R);
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z, first = b * s.R * s.C + at.c;
@@ -255,15 +265,15 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* variance, float* rst
   float* squares = tape.scratch<float>(s.B * g.parts * s.C);
   launch(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
          g.block)(means, squares, x, s);
-  launch(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(mean, variance, rstd, means,
-                                                                      squares, g.parts, epsilon, s);
+  launch_early(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(
+      mean, variance, rstd, means, squares, g.parts, epsilon, s);
 }
 
 template <bool relu, class T>
 void grouped_normalize_gpu(T* y, const T* x, const Normalization<float>& n, const GroupedShape& s) {
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_map_grid<T>(s.R, s.C, s.B);
-  launch(
+  launch_early(
       g.V == full ? grouped_normalize_kernel<relu, full, T> : grouped_normalize_kernel<relu, 1, T>,
       g.grid, g.block)(y, x, n, s);
 }
@@ -279,7 +289,7 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
   float* sums = tape.scratch<float>(2 * channels);
   launch(g.V == full ? grouped_sums_kernel<relu, full, T> : grouped_sums_kernel<relu, 1, T>, g.grid,
          g.block)(partials, partials + channels * g.parts, dy, x, n, s);
-  launch(grouped_sum_parts_kernel, dim3(blocks_for(s.C, 32), 2, unsigned(s.B)), dim3(32, 8))(
+  launch_early(grouped_sum_parts_kernel, dim3(blocks_for(s.C, 32), 2, unsigned(s.B)), dim3(32, 8))(
       sums, partials, g.parts, s);
   add_partials_gpu({{dbeta, sums, s.B, s.C, s.C}, {dgamma, sums + channels, s.B, s.C, s.C}});
   if (!dx) return;
@@ -287,12 +297,12 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
   if (!constant_statistics) {
     mean_g = tape.scratch<float>(s.B * s.G);
     mean_gx = tape.scratch<float>(s.B * s.G);
-    launch(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(mean_g, mean_gx, sums,
-                                                                  sums + channels, n.gamma, s);
+    launch_early(grouped_means_kernel, blocks_for(s.B * s.G, 256), 256)(
+        mean_g, mean_gx, sums, sums + channels, n.gamma, s);
   }
   const ColumnGrid map = column_map_grid<T>(s.R, s.C, s.B);
   with_bool(add, [&](auto adds) {
-    launch(map.V == full ? grouped_backward_kernel<relu, adds(), full, T>
+    launch_early(map.V == full ? grouped_backward_kernel<relu, adds(), full, T>
                          : grouped_backward_kernel<relu, adds(), 1, T>,
            map.grid, map.block)(dx, dy, x, n, mean_g, mean_gx, s);
   });

@@ -54,6 +54,7 @@ template <bool add, int V, class T>
 __global__ void __launch_bounds__(256)
     layer_scale_backward_kernel(T* dx, float* dgamma_partials, const T* dy, const T* x,
                                 const float* gamma, int64_t rows, int64_t C) {
+  let_next_kernel_begin();  // which adds up the partial sums
   const ColumnPlace at(V, rows);
   float g[V] = {}, sum[V] = {};
   if (at.c < C) {

@@ -67,18 +67,36 @@ struct RowMoments {
   __device__ float mean() const { return __fdividef(sum, fmaxf(n, 1.0f)); }
 };
 
-// Sum and squares of the whole row of C numbers, from those of the W warps that share it. Squares
-// around a mean m of n numbers are around another, M, greater by n (m - M)^2: no large numbers are
-// subtracted, and the warps meet once, where first agreeing on the mean would make it twice. Each
-// lane fetches one warp's numbers, and the lanes add them up.
+// The moments of what W neighbouring lanes know of equally many numbers, the same in all of them.
+// Two sets of n numbers have, around their common mean, squares greater than each around its own by
+// (sum_a - sum_b)^2 / 2n (Chan, Golub, LeVeque 1979): no large numbers are subtracted, and the lanes
+// pass by each other once, where first agreeing on the mean would make it twice.
+template <bool centered>
+__device__ inline RowMoments over_equal_lanes(RowMoments a, int W) {
+  float half = __fdividef(0.5f, a.n);
+  for (int m = 1; m < W; m *= 2, half *= 0.5f) {
+    const float squares = __shfl_xor_sync(all_lanes, a.squares, m);
+    a.squares += squares;
+    if (!centered) continue;
+    const float sum = __shfl_xor_sync(all_lanes, a.sum, m), d = a.sum - sum;
+    a.squares += half * d * d;
+    a.sum += sum;
+  }
+  return a;
+}
+
+// The same of the whole row of C numbers, from the moments of the W warps that share it, `equal` or
+// not. Squares around a mean m of n numbers are around another, M, greater by n (m - M)^2. Each lane
+// fetches one warp's moments, and the lanes put them together.
 template <bool centered>
 __device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exchange)[8],
-                                        float inverse_C, int W) {
+                                        float inverse_C, int W, bool equal) {
   if (W == 1) return own;
   const int warp = int(threadIdx.y), lane = int(threadIdx.x);
   if (lane == 0) exchange[warp] = own;
   __syncthreads();
   const RowMoments other = exchange[(warp & ~(W - 1)) + (lane & (W - 1))];
+  if (equal) return over_equal_lanes<centered>(other, W);
   if (!centered) return {0, 0, sum_over_lanes(other.squares, W)};
   const float sum = sum_over_lanes(other.sum, W), d = other.mean() - inverse_C * sum;
   return {0, sum, sum_over_lanes(other.squares + other.n * d * d, W)};
@@ -123,7 +141,8 @@ __global__ void __launch_bounds__(256, adds || N > 2 ? 4 : 5)
 #pragma unroll
     for (int i = 0; i < V; ++i) held[n][i] = float(in.v[i]);
   }
-  RowMoments own = {float((N - 1) * 32 * V + last), 0, 0};  // of the warp
+  const bool equal = C == N * apart;  // every lane has N packs
+  RowMoments own = {float(N * V), 0, 0};  // of the lane, and if they are not equal, of the warp
   float around = 0;
   if (centered) {
 #pragma unroll
@@ -131,17 +150,23 @@ __global__ void __launch_bounds__(256, adds || N > 2 ? 4 : 5)
 #pragma unroll
       for (int i = 0; i < V; ++i) own.sum += held[n][i];
     }
-    own.sum = warp_sum(own.sum);
-    around = own.mean();
   }
+  if (!equal) own.n = float((N - 1) * 32 * V + last);
+  if (centered && !equal) own.sum = warp_sum(own.sum);
+  if (centered) around = own.mean();
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const float m = in_row(n) ? around : 0.0f;
 #pragma unroll
     for (int i = 0; i < V; ++i) own.squares += (held[n][i] - m) * (held[n][i] - m);
   }
-  own.squares = warp_sum(own.squares);
-  const RowMoments row = over_warps<centered>(own, exchange, inverse_C, W);
+  if (equal) {
+    own = over_equal_lanes<centered>(own, 32);
+    own.n = float(32 * N * V);
+  } else {
+    own.squares = warp_sum(own.squares);
+  }
+  const RowMoments row = over_warps<centered>(own, exchange, inverse_C, W, equal);
   const float m = inverse_C * row.sum, s = rsqrtf(inverse_C * row.squares + epsilon);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -159,19 +184,19 @@ __global__ void __launch_bounds__(256, adds || N > 2 ? 4 : 5)
 }
 
 // partials[c] = the sum, over the rows that this block worked on, of what its lanes hold in `sums`.
-// W warps side by side hold packs of different channels, starting at pack first * 32 of a row; the
-// warps w, w + W, w + 2 W ... hold the same channels, of different rows.
-template <int V>
-__device__ inline void write_partials(float* partials, float (&tile)[8][32 * V],
+// W of its Y warps side by side hold packs of different channels, starting at pack first * 32 of a
+// row; the warps w, w + W, w + 2 W ... hold the same channels, of different rows.
+template <int V, int Y>
+__device__ inline void write_partials(float* partials, float (&tile)[Y][32 * V],
                                       const float (&sums)[V], int first, int W, int C) {
   const int lane = int(threadIdx.x), warp = int(threadIdx.y);
 #pragma unroll
   for (int i = 0; i < V; ++i) tile[warp][i * 32 + lane] = sums[i];
   __syncthreads();
-  for (int k = warp * 32 + lane; k < W * 32 * V; k += 256) {
+  for (int k = warp * 32 + lane; k < W * 32 * V; k += 32 * Y) {
     const int w = k / (32 * V), j = k % (32 * V);
     float sum = 0;
-    for (int other = w; other < 8; other += W) sum += tile[other][j];
+    for (int other = w; other < Y; other += W) sum += tile[other][j];
     const int c = ((first + w) * 32 + j % 32) * V + j / 32;
     if (c < C) partials[c] = sum;
   }
@@ -179,14 +204,18 @@ __device__ inline void write_partials(float* partials, float (&tile)[8][32 * V],
 }
 
 // v2 of the backward pass: all gradients in one pass over the data, 6 bytes per element in bf16,
-// and 8 where dx is added to. W warps share a row, so a block works on 8 / W rows at a time, and on
-// every (8 / W * gridDim.x)-th row in turn. A lane keeps its share of the sums for dgamma and dbeta
-// in registers all the way down, which leaves no room to hold the next row as well; but memory is
-// fast only if the next row has been asked for while this one is worked on. So rows come by
-// asynchronous copies through shared memory, `stages` of them under way: each thread copies its own
-// packs, to a place of its own, and waits for nobody else. What doesn't exist is copied as 0: no
-// branch has to ask, and there is time for 43 instructions an element. At the end the sums of the
+// and 8 where dx is added to. W of a block's Y warps share a row, so a block works on Y / W rows at
+// a time, and on every (Y / W * gridDim.x)-th row in turn. A lane keeps its share of the sums for
+// dgamma and dbeta in registers all the way down, which leaves no room to hold the next row as well;
+// but memory is fast only if the next row has been asked for while this one is worked on. So rows
+// come by asynchronous copies through shared memory, `stages` of them under way: each thread copies
+// its own packs, to a place of its own, and waits for nobody else. What doesn't exist is copied as 0:
+// no branch has to ask, and there is time for 43 instructions an element. At the end the sums of the
 // block's rows meet in shared memory, and the block writes one partial sum per channel.
+//
+// While a warp waits, for its row or for the others' sums, other warps must have something to do. A
+// lane with one pack takes half the registers of one with more, so an SM has room for 32 such warps,
+// in two blocks of 16: partial sums are as many as there are blocks.
 inline constexpr int row_norm_stages = 2;
 
 // Of some of a row's numbers: the sums of g and of g xhat.
@@ -194,22 +223,26 @@ struct RowGradientSums {
   float g, gx;
 };
 
+template <int N>
+constexpr int warps_of_backward = N == 1 ? 16 : 8;
+
 template <bool centered, bool add, int V, int N, class T>
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(32 * warps_of_backward<N>, 2)
     row_norm_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials, const T* dy,
                              const T* x, const float* mean, const float* rstd, const float* gamma,
                              float inverse_C, int64_t rows, int C, int log_W) {
-  constexpr int stages = row_norm_stages, streams = add ? 3 : 2;
-  SHARED(RowGradientSums, exchange, [2][8]);
-  DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 256): dy, x and what is in dx
+  let_next_kernel_begin();  // which adds up the partial sums
+  constexpr int stages = row_norm_stages, streams = add ? 3 : 2, Y = warps_of_backward<N>;
+  SHARED(RowGradientSums, exchange, [2][Y]);
+  DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 32 Y): dy, x and what is in dx
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
-  const int groups = 8 >> log_W, group = warp >> log_W;  // a group of W warps has a row of its own
+  const int groups = Y >> log_W, group = warp >> log_W;  // a group of W warps has a row of its own
   const int first_c = ((warp & (W - 1)) * 32 + lane) * V, apart = 32 * V << log_W,
             self = warp * 32 + lane;
   const int64_t step = int64_t(gridDim.x) * groups;
   const auto in_row = [&](int n) { return n < N - 1 || first_c + n * apart < C; };
   const auto place = [&](int stage, int stream, int n) {
-    return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 256 + self);
+    return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 32 * Y + self);
   };
   const auto ask_for = [&](int64_t r, int stage) {
 #pragma unroll
@@ -299,12 +332,12 @@ __global__ void __launch_bounds__(256, 2)
   }
   wait_for_copies<0>();
   __syncthreads();  // nobody needs the ring any more
-  auto& tile = *reinterpret_cast<float(*)[8][32 * V]>(ring);
+  auto& tile = *reinterpret_cast<float(*)[Y][32 * V]>(ring);
   const int64_t part = int64_t(blockIdx.x) * C;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    write_partials<V>(dgamma_partials + part, tile, sum_gamma[n], n * W, W, C);
-    if (centered) write_partials<V>(dbeta_partials + part, tile, sum_beta[n], n * W, W, C);
+    write_partials<V, Y>(dgamma_partials + part, tile, sum_gamma[n], n * W, W, C);
+    if (centered) write_partials<V, Y>(dbeta_partials + part, tile, sum_beta[n], n * W, W, C);
   }
 }
 
@@ -364,35 +397,38 @@ __global__ void __launch_bounds__(256)
     }
   }
   const int64_t part = int64_t(blockIdx.y) * C;
-  write_partials<V>(dgamma_partials + part, tile, sum_gamma, int(blockIdx.x), 1, C);
-  if (centered) write_partials<V>(dbeta_partials + part, tile, sum_beta, int(blockIdx.x), 1, C);
+  write_partials<V, 8>(dgamma_partials + part, tile, sum_gamma, int(blockIdx.x), 1, C);
+  if (centered) write_partials<V, 8>(dbeta_partials + part, tile, sum_beta, int(blockIdx.x), 1, C);
 }
 
-// How many warps share a row of C channels: each lane has at most 3 packs of it. More than 8: too
-// long for v2.
-template <class T>
+// How many warps share a row of C channels, if each lane has at most MOST packs of it. More than 8:
+// too long for v2.
+template <class T, int MOST>
 int warps_per_row(int64_t C) {
   constexpr int64_t full = 16 / sizeof(T);
   int W = 1;
-  while (C > W * 32 * 3 * full) W *= 2;
+  while (C > W * 32 * MOST * full) W *= 2;
   return W;
 }
 
 // Whether v2 can: full packs, rows of up to 6144 channels in bf16, and a gamma.
 template <class T>
 bool is_held_in_registers(const float* gamma, int64_t C) {
-  return gamma && vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T>(C) <= 8;
+  return gamma && vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T, 3>(C) <= 8;
 }
 
-// Calls body with the packs of a lane, 1 to 3, and the warps of a row.
-template <class T, class F>
+// Calls body with the packs of a lane, 1 to MOST, and the warps of a row.
+template <class T, int MOST, class F>
 void with_packs_per_lane(int64_t C, F&& body) {
   constexpr int64_t full = 16 / sizeof(T);
-  const int W = warps_per_row<T>(C);
+  const int W = warps_per_row<T, MOST>(C);
   const int64_t packs = (C + 32 * W * full - 1) / (32 * W * full);
   if (packs == 1) return body(std::integral_constant<int, 1>{}, W);
-  if (packs == 2) return body(std::integral_constant<int, 2>{}, W);
-  body(std::integral_constant<int, 3>{}, W);
+  if constexpr (MOST > 1) {
+    if (packs == 2) return body(std::integral_constant<int, 2>{}, W);
+    if (packs == 3) return body(std::integral_constant<int, 3>{}, W);
+  }
+  if constexpr (MOST > 3) body(std::integral_constant<int, 4>{}, W);
 }
 
 template <bool centered, class T>
@@ -409,7 +445,7 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
                                              epsilon, rows, int(C));
     return;
   }
-  with_packs_per_lane<T>(C, [&](auto packs, int W) {
+  with_packs_per_lane<T, 4>(C, [&](auto packs, int W) {
     constexpr int N = packs();
     const int log_W = std::countr_zero(unsigned(W));
     launch(branch.f ? row_norm_forward_kernel<centered, true, full, N, T>
@@ -433,15 +469,21 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
   float* gamma_partials = tape.scratch<float>(parts * C);
   float* beta_partials = tape.scratch<float>(parts * C);
   if (held) {
-    with_packs_per_lane<T>(C, [&](auto packs, int W) {
-      constexpr int N = packs();
+    const auto with_packs = [&](auto packs, int W) {
+      constexpr int N = packs(), Y = warps_of_backward<N>;
       const int log_W = std::countr_zero(unsigned(W));
-      const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 256 * 16;
+      const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 32 * Y * 16;
       launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
                  : row_norm_backward_kernel<centered, false, full, N, T>,
-             parts, dim3(32, 8), ring)(dx, gamma_partials, beta_partials, dy, x, mean, rstd, gamma,
-                                       1 / float(C), rows, int(C), log_W);
-    });
+             parts, dim3(32, unsigned(Y)), ring)(dx, gamma_partials, beta_partials, dy, x, mean,
+                                                 rstd, gamma, 1 / float(C), rows, int(C), log_W);
+    };
+    // Rows of up to 4 warps with one pack to a lane: more warps, though the last may have less to do.
+    if (C <= 4 * 32 * full) {
+      with_packs_per_lane<T, 1>(C, with_packs);
+    } else {
+      with_packs_per_lane<T, 3>(C, with_packs);
+    }
   } else {
     float* sums = tape.scratch<float>(2 * rows);
     launch(V == full ? row_norm_row_sums_kernel<centered, full, T>

@@ -10,6 +10,7 @@ namespace dyt::test {
 namespace {
 
 Outcome run_fast(const OpCase& op, const Values& values) {
+  const AttentionOnWarpgroups off(false);
   return run_op(op, kernel_device, DType::bf16, values);
 }
 Outcome run_plain(const OpCase& op, const Values& values) {

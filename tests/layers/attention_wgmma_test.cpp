@@ -9,20 +9,6 @@
 namespace dyt::test {
 namespace {
 
-// Whatever the environment asks for.
-class AttentionOnWarpgroups {
- public:
-  explicit AttentionOnWarpgroups(bool on) : before_(attention_on_warpgroups) {
-    attention_on_warpgroups = on;
-  }
-  ~AttentionOnWarpgroups() { attention_on_warpgroups = before_; }
-  AttentionOnWarpgroups(const AttentionOnWarpgroups&) = delete;
-  AttentionOnWarpgroups& operator=(const AttentionOnWarpgroups&) = delete;
-
- private:
-  bool before_;
-};
-
 Outcome run_on_warpgroups(const OpCase& op, const Values& values) {
   const AttentionOnWarpgroups on(true);
   return run_op(op, kernel_device, DType::bf16, values);

@@ -32,6 +32,10 @@ inline ModelSpec tiny_llama(NormKind norm) {
           .norm = norm};
 }
 
+// A gradient that is one number (alpha's, a factor's) is the sum over a whole activation, whose
+// terms have both signs: more of its digits are lost than of others, by a factor of two at most.
+inline double room_for(const StoredTensor& gradient) { return gradient.size() == 1 ? 2 : 1; }
+
 inline std::vector<TinyModel> tiny_language_models() {
   return {{"gpt2.safetensors", tiny_gpt2()},
           {"llama.safetensors", tiny_llama(NormKind::rmsnorm)},

@@ -50,7 +50,8 @@ void check_fixtures(Device device, DType dtype, double tolerance) {
     for (const TensorFile* result : {&forward, &backward}) {
       for (const auto& [name, tensor] : result->tensors) {
         EXPECT_EQ(tensor.shape, window.fixture.at(name).shape) << name;
-        expect_close(result->doubles(name), window.fixture.doubles(name), tolerance, name);
+        expect_close(result->doubles(name), window.fixture.doubles(name),
+                     tolerance * room_for(tensor), name);
       }
     }
     for (const auto& [name, tensor] : window.fixture.tensors) {

@@ -275,7 +275,7 @@ bool kernels_may_overlap() {
     int device = 0, major = 0;
     check_cuda(cudaGetDevice(&device));
     check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9 && !std::getenv("DYT_NO_EARLY");
+    return major >= 9;
   }();
   return they_may;
 }

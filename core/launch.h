@@ -7,8 +7,9 @@
 //
 // launch_early is for a kernel that follows another at once: where the GPU can (Hopper), its blocks
 // are set up while the one before it still runs, which saves some two microseconds ("Programmatic
-// Dependent Launch" in the CUDA C++ Programming Guide). Its first statement, in every thread, must be
-// wait_for_kernel_before(); the one before it may say let_next_kernel_begin() at its own beginning.
+// Dependent Launch" in the CUDA C++ Programming Guide). Its first statement, in every thread, must
+// be wait_for_kernel_before(); the one before it may say let_next_kernel_begin() at its own
+// beginning.
 //
 // Errors are checked here and nowhere else.
 #pragma once
@@ -34,7 +35,8 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
   };
 }
 
-// The emulator begins a kernel when the one before it is done, and sees to it that every thread waits.
+// The emulator begins a kernel when the one before it is done, and sees to it that every thread
+// waits.
 template <class... P>
 auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE(), const char* function = __builtin_FUNCTION()) {

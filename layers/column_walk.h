@@ -43,21 +43,37 @@ ColumnGrid column_map_grid(int64_t rows, int64_t C, int64_t samples = 1) {
   return column_grid<T>(rows, C, samples, int64_t(1) << 40, 8);
 }
 
-// The rows of one part, when `rows` of them are cut into `parts`: as many in each, and fewer in the
-// last. A 64-bit division would take as long as a row or two.
-HOST_DEVICE inline int64_t rows_per_part(int64_t rows, unsigned parts) {
-  return (unsigned(rows) + parts - 1) / parts;
-}
+// Which rows a part has, and in which order the parts come.
+//   pieces   part 0 the first ones, as many as every other part, part 1 the next ones ...
+//   backward the same, but the last ones come first
+//   stripes  Y rows in turn, so that all parts together go through the matrix from its beginning to
+//            its end. Its end is then what the cache still has, and a second kernel that goes
+//            backward need not read that again.
+enum class RowOrder { pieces, backward, stripes };
 
 // A thread's place in that grid.
 struct ColumnPlace {
-  int64_t c;           // first channel of its pack; at or beyond C: no work
-  int64_t begin, end;  // rows of the part: its own are begin + threadIdx.y, + Y, + 2 Y ...
-  __device__ ColumnPlace(int V, int64_t rows)
-      : c((int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V),
-        begin(min(rows, rows_per_part(rows, gridDim.y) * blockIdx.y)),
-        end(min(rows, begin + rows_per_part(rows, gridDim.y))) {}
+  int64_t c;  // first channel of its pack; at or beyond C: no work
+  // The thread's rows are begin + threadIdx.y, + step, + 2 step ... up to, not including, end.
+  int64_t begin, end, step;
+  // (A 64-bit division would take as long as a row or two.)
+  __device__ ColumnPlace(int V, int64_t rows, RowOrder order = RowOrder::pieces)
+      : c((int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V), step(blockDim.y) {
+    if (order == RowOrder::stripes) {
+      begin = min(rows, int64_t(blockIdx.y * blockDim.y)), end = rows, step *= gridDim.y;
+      return;
+    }
+    const unsigned part = order == RowOrder::backward ? gridDim.y - 1 - blockIdx.y : blockIdx.y;
+    const int64_t of_part = (unsigned(rows) + gridDim.y - 1) / gridDim.y;
+    begin = min(rows, of_part * part), end = min(rows, begin + of_part);
+  }
 };
+
+// How many of `rows` rows are in stripe `part` of so many, of Y rows in turn.
+HOST_DEVICE inline int rows_of_stripe(int rows, int part, int parts, int Y) {
+  const int turn = parts * Y, left = rows % turn - part * Y;
+  return rows / turn * Y + (left < 0 ? 0 : left < Y ? left : Y);
+}
 
 // numbers[i] = from[c + i], or `otherwise` if there is no such vector.
 template <int V>
@@ -76,7 +92,7 @@ __device__ inline void load_channels(float (&numbers)[V], const float* from, int
 // only as fast as its memory if every SM has some 32 KB under way all the time.
 template <int U, class Load, class Use>
 __device__ inline void walk_rows(const ColumnPlace& at, Load&& load_row, Use&& use) {
-  const int64_t step = blockDim.y;
+  const int64_t step = at.step;
   int64_t r = at.begin + threadIdx.y;
   for (; r + (U - 1) * step < at.end; r += U * step) {
     decltype(load_row(r)) loaded[U];

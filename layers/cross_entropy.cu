@@ -124,27 +124,51 @@ void cross_entropy_soft_backward_cpu(T* dlogits, bool add, const T* dloss, const
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// One block per row. Each thread walks over its packs of the row once, with a running maximum and a
-// sum of exponentials relative to it: when the maximum rises, the sum so far is scaled down. Then
-// the threads agree on the maximum and add up. Reads each logit once: 2 bytes in bf16.
+// At a time a thread takes 16 bytes of a row: of a row of K logits that begins and ends with full
+// packs, one pack, and of another that many single numbers, each a block's width from the next.
+template <int V, class T>
+struct Taken {
+  static constexpr int numbers = 16 / sizeof(T);
+  // The place of number i of those that begin at k; the next ones begin at k + step().
+  __device__ static int at(int k, int i) { return V > 1 ? k + i : k + i * int(blockDim.x); }
+  __device__ static int first() { return int(threadIdx.x) * V; }
+  __device__ static int step() { return int(blockDim.x) * numbers; }
+  __device__ static void load_numbers(float (&v)[numbers], const T* l, int k, int K, float beyond) {
+    Pack<T, V> pack;
+    if constexpr (V > 1) pack = load<V>(l + k);
+#pragma unroll
+    for (int i = 0; i < numbers; ++i) {
+      if constexpr (V > 1) {
+        v[i] = pack.v[i];
+      } else {
+        v[i] = at(k, i) < K ? float(l[at(k, i)]) : beyond;
+      }
+    }
+  }
+};
+
+// One block per row. Each thread walks over the row once, with a running maximum and a sum of
+// exponentials relative to it: when the maximum rises, the sum so far is scaled down. Then the
+// threads agree on the maximum and add up. Reads each logit once: 2 bytes in bf16.
 template <int V, class T>
 __global__ void cross_entropy_forward_kernel(float* losses, float* max, float* log_sum,
                                              const T* logits, const int32_t* labels,
                                              LossOptions options, int K) {
+  using My = Taken<V, T>;
   const int64_t r = blockIdx.x;
   const T* l = logits + r * K;
   float m = -FLT_MAX, sum = 0, sum_l = 0;  // finite: m - m must not be NaN
-  for (int k = int(threadIdx.x) * V; k < K; k += int(blockDim.x) * V) {
-    const Pack<T, V> in = load<V>(l + k);
-    float risen = m;
+  for (int k = My::first(); k < K; k += My::step()) {
+    float v[My::numbers], risen = m;
+    My::load_numbers(v, l, k, K, -FLT_MAX);
 #pragma unroll
-    for (int i = 0; i < V; ++i) risen = fmaxf(risen, float(in.v[i]));
+    for (int i = 0; i < My::numbers; ++i) risen = fmaxf(risen, v[i]);
     sum *= exp_approx(m - risen);
     m = risen;
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      sum += exp_approx(float(in.v[i]) - m);
-      sum_l += float(in.v[i]);
+    for (int i = 0; i < My::numbers; ++i) {
+      sum += exp_approx(v[i] - m);
+      sum_l += V > 1 || My::at(k, i) < K ? v[i] : 0.0f;
     }
   }
   const float row_max = block_max(m);
@@ -170,6 +194,7 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
                                               const float* counted, const float* max,
                                               const float* log_sum, const T* logits,
                                               const int32_t* labels, LossOptions options, int K) {
+  using My = Taken<V, T>;
   const int64_t r = blockIdx.x;
   const T* l = logits + r * K;
   T* dl = dlogits + r * K;
@@ -177,18 +202,24 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
   const bool without = left_out(label, options.ignores);
   const float m = max[r], s = log_sum[r], off_label = options.smoothing / float(K);
   const float scale = label >= 0 && label < K ? *dloss / *counted : NAN;
-  for (int k = int(threadIdx.x) * V; k < K; k += int(blockDim.x) * V) {
-    const Pack<T, V> in = load<V>(l + k);
-    Pack<T, V> out;
-    if (add) out = load<V>(dl + k);
+  for (int k = My::first(); k < K; k += My::step()) {
+    float v[My::numbers], out[My::numbers] = {};
+    My::load_numbers(v, l, k, K, 0);
+    if (add) My::load_numbers(out, dl, k, K, 0);
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float p = exp_approx(float(in.v[i]) - m - s);
-      const float q = (k + i == label ? 1 - options.smoothing : 0.0f) + off_label;
-      const float d = without ? 0.0f : scale * (p - q);
-      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + d);
+    for (int i = 0; i < My::numbers; ++i) {
+      const float p = exp_approx(v[i] - m - s);
+      const float q = (My::at(k, i) == label ? 1 - options.smoothing : 0.0f) + off_label;
+      out[i] += without ? 0.0f : scale * (p - q);
     }
-    store<V>(dl + k, out);
+    if constexpr (V > 1) {
+      store<V>(dl + k, out);
+    } else {
+#pragma unroll
+      for (int i = 0; i < My::numbers; ++i) {
+        if (My::at(k, i) < K) dl[My::at(k, i)] = T(out[i]);
+      }
+    }
   }
 }
 

@@ -74,6 +74,9 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
     WorkingRow<T> wide_x(width), wide_dy(width), wide_dx(width);
     std::vector<A> unwanted(dx ? 0 : size_t(width), A(0));
     double sum_alpha = 0, sum_shift = 0;  // of many numbers of both signs
+    // Copies, so that the compiler sees that what the loop writes does not change them.
+    const A a_here = a, s_here = s, *const scale_here = scale;
+    A *const sum_gamma = partial, *const sum_beta = partial + width;
     for (int64_t first = begin * C; first < end * C; first += width) {
       const int64_t n = std::min(width, end * C - first);
       cpu::prefetch(x + first + width, width);
@@ -83,13 +86,13 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
       A row_alpha = 0, row_shift = 0;
 #pragma omp simd reduction(+ : row_alpha, row_shift)
       for (int64_t i = 0; i < n; ++i) {
-        const A z = a * x_r[i] + s, f = Phi::value(z);
-        const A dz = dy_r[i] * scale[i] * Phi::slope(z, f);
-        partial[i] += dy_r[i] * f;
-        partial[width + i] += dy_r[i];
+        const A z = a_here * x_r[i] + s_here, f = Phi::value(z);
+        const A dz = dy_r[i] * scale_here[i] * Phi::slope(z, f);
+        sum_gamma[i] += dy_r[i] * f;
+        sum_beta[i] += dy_r[i];
         row_alpha += x_r[i] * dz;
         row_shift += dz;
-        dx_r[i] = (add ? dx_r[i] : A(0)) + a * dz;
+        dx_r[i] = (add ? dx_r[i] : A(0)) + a_here * dz;
       }
       sum_alpha += row_alpha;
       sum_shift += row_shift;

@@ -146,9 +146,9 @@ __global__ void __launch_bounds__(256, 3)
   let_next_kernel_begin();  // which adds up the partial sums
   constexpr int stages = backward_stages, streams = add ? 3 : 2;
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, 256): x, dy and what is in dx
-  const ColumnPlace at(V, rows);
+  const ColumnPlace at(V, rows, RowOrder::stripes);
   const int self = int(threadIdx.y * blockDim.x + threadIdx.x);
-  const int64_t step = blockDim.y;
+  const int64_t step = at.step;
   const auto place = [&](int stage, int stream) {
     return reinterpret_cast<T*>(ring + (stage * streams + stream) * 256 + self);
   };

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(256)
   SHARED(float, tile_mean, [8][32 * V]);
   SHARED(float, tile_squares, [8][32 * V]);
   SHARED(float, tile_n, [8][32]);
-  const ColumnPlace at(V, s.R);
+  const ColumnPlace at(V, s.R, RowOrder::stripes);
   const T* x_b = x + blockIdx.z * s.R * s.C;
   float n = 0, pivot[V] = {}, sum[V] = {}, square[V] = {};
   if (at.c < s.C && at.begin + threadIdx.y < at.end) {
@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(256)
 // One warp merges the parts and channels of one group. Tiny.
 static __global__ void __launch_bounds__(256)
     grouped_merge_kernel(float* mean, float* variance, float* rstd, const float* means,
-                         const float* squares, int64_t parts, float epsilon, GroupedShape s) {
+                         const float* squares, int64_t parts, int Y, float epsilon,
+                         GroupedShape s) {
   wait_for_kernel_before();
   let_next_kernel_begin();
   const int64_t group = int64_t(blockIdx.x) * 8 + threadIdx.y;
@@ -83,8 +84,7 @@ static __global__ void __launch_bounds__(256)
   Moments<float> held;
   for (int64_t i = threadIdx.x; i < parts * s.width(); i += 32) {
     const int64_t part = i / s.width(), at = first + part * s.C + i % s.width();
-    const int64_t of_part = rows_per_part(s.R, unsigned(parts));
-    const int64_t rows = min(of_part, s.R - part * of_part);
+    const int rows = rows_of_stripe(int(s.R), int(part), int(parts), Y);
     held.merge({float(rows), means[at], squares[at]});
   }
   for (int m = 16; m > 0; m /= 2) {
@@ -122,7 +122,7 @@ template <bool relu, int V, class T>
 __global__ void __launch_bounds__(256)
     grouped_normalize_kernel(T* y, const T* x, Normalization<float> n, GroupedShape s) {
   wait_for_kernel_before();
-  const ColumnPlace at(V, s.R);
+  const ColumnPlace at(V, s.R, RowOrder::backward);  // the moments were taken from the beginning on
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z;
   const HeldNormalization<V> held(n, b, at.c, s);
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(256)
     grouped_sums_kernel(float* sum_dy, float* sum_dyx, const T* dy, const T* x,
                         Normalization<float> n, GroupedShape s) {
   let_next_kernel_begin();
-  const ColumnPlace at(V, s.R);
+  const ColumnPlace at(V, s.R, RowOrder::stripes);
   const int64_t b = blockIdx.z;
   float sum[V] = {}, product[V] = {};
   if (at.c < s.C) {
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(256)
     grouped_backward_kernel(T* dx, const T* dy, const T* x, Normalization<float> n,
                             const float* mean_g, const float* mean_gx, GroupedShape s) {
   wait_for_kernel_before();
-  const ColumnPlace at(V, s.R);
+  const ColumnPlace at(V, s.R, RowOrder::backward);
   if (at.c >= s.C) return;
   const int64_t b = blockIdx.z, first = b * s.R * s.C + at.c;
   const HeldNormalization<V> held(n, b, at.c, s);
@@ -266,7 +266,7 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* variance, float* rst
   launch(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
          g.block)(means, squares, x, s);
   launch_early(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(
-      mean, variance, rstd, means, squares, g.parts, epsilon, s);
+      mean, variance, rstd, means, squares, g.parts, int(g.block.y), epsilon, s);
 }
 
 template <bool relu, class T>
@@ -303,8 +303,8 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
   const ColumnGrid map = column_map_grid<T>(s.R, s.C, s.B);
   with_bool(add, [&](auto adds) {
     launch_early(map.V == full ? grouped_backward_kernel<relu, adds(), full, T>
-                         : grouped_backward_kernel<relu, adds(), 1, T>,
-           map.grid, map.block)(dx, dy, x, n, mean_g, mean_gx, s);
+                               : grouped_backward_kernel<relu, adds(), 1, T>,
+                 map.grid, map.block)(dx, dy, x, n, mean_g, mean_gx, s);
   });
 }
 

@@ -67,120 +67,140 @@ struct RowMoments {
   __device__ float mean() const { return __fdividef(sum, fmaxf(n, 1.0f)); }
 };
 
-// The moments of what W neighbouring lanes know of equally many numbers, the same in all of them.
-// Two sets of n numbers have, around their common mean, squares greater than each around its own by
-// (sum_a - sum_b)^2 / 2n (Chan, Golub, LeVeque 1979): no large numbers are subtracted, and the lanes
-// pass by each other once, where first agreeing on the mean would make it twice.
-template <bool centered>
-__device__ inline RowMoments over_equal_lanes(RowMoments a, int W) {
-  float half = __fdividef(0.5f, a.n);
-  for (int m = 1; m < W; m *= 2, half *= 0.5f) {
-    const float squares = __shfl_xor_sync(all_lanes, a.squares, m);
-    a.squares += squares;
-    if (!centered) continue;
-    const float sum = __shfl_xor_sync(all_lanes, a.sum, m), d = a.sum - sum;
-    a.squares += half * d * d;
-    a.sum += sum;
-  }
-  return a;
-}
-
-// The same of the whole row of C numbers, from the moments of the W warps that share it, `equal` or
-// not. Squares around a mean m of n numbers are around another, M, greater by n (m - M)^2. Each lane
-// fetches one warp's moments, and the lanes put them together.
-template <bool centered>
-__device__ inline RowMoments over_warps(const RowMoments& own, RowMoments (&exchange)[8],
-                                        float inverse_C, int W, bool equal) {
-  if (W == 1) return own;
+// Sum and squares of the whole row of C numbers, from those of the W warps that share it; of R rows
+// at a time. Squares around a mean m of n numbers are around another, M, greater by n (m - M)^2: no
+// large numbers are subtracted, and the warps meet once, where first agreeing on the mean would
+// make it twice. Each lane fetches one warp's numbers, and the lanes add them up.
+template <bool centered, int R>
+__device__ inline void over_warps(RowMoments (&own)[R], RowMoments (&exchange)[R][8],
+                                  float inverse_C, int W) {
+  if (W == 1) return;
   const int warp = int(threadIdx.y), lane = int(threadIdx.x);
-  if (lane == 0) exchange[warp] = own;
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    if (lane == 0) exchange[k][warp] = own[k];
+  }
   __syncthreads();
-  const RowMoments other = exchange[(warp & ~(W - 1)) + (lane & (W - 1))];
-  if (equal) return over_equal_lanes<centered>(other, W);
-  if (!centered) return {0, 0, sum_over_lanes(other.squares, W)};
-  const float sum = sum_over_lanes(other.sum, W), d = other.mean() - inverse_C * sum;
-  return {0, sum, sum_over_lanes(other.squares + other.n * d * d, W)};
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    const RowMoments other = exchange[k][(warp & ~(W - 1)) + (lane & (W - 1))];
+    if (centered) {
+      own[k].sum = sum_over_lanes(other.sum, W);
+      const float d = other.mean() - inverse_C * own[k].sum;
+      own[k].squares = sum_over_lanes(other.squares + other.n * d * d, W);
+    } else {
+      own[k].squares = sum_over_lanes(other.squares, W);
+    }
+  }
 }
 
-// v2: W = 2^log_W warps to a row. Each lane asks for its N packs at once, keeps their numbers in
-// registers, and has the row there for the mean, the squares and the result: x is read once. With
-// `adds`, x + f is normalised, and written on the way. Reads x and writes y: 4 bytes per element in
-// bf16; with f, 8.
+// v2: W = 2^log_W warps to a row, and rows_of_warp rows to them. Each lane asks for its N packs of
+// each at once, keeps them in registers, and has the rows there for the mean, the squares and the
+// result: x is read once. With `adds`, x + f is normalised, and written on the way. Reads x and
+// writes y: 4 bytes per element in bf16; with f, 8. Gamma and beta come from the cache, 8 bytes for
+// each channel: twice what memory moves, if they were for one row; so it is several.
 //
 // In the time in which an H200 moves them, an SM issues 28 instructions for each element. So they
-// count (cuobjdump -sass shows them): a number is converted once, what doesn't exist is 0 instead
-// of a branch, and nothing is divided by W, which would be 20 instructions.
+// count (cuobjdump -sass shows them): what doesn't exist is 0 instead of a branch, and nothing is
+// divided by W, which would be 20 instructions.
+template <bool adds, int N>
+constexpr int rows_of_warp = adds || N > 3 ? 1 : 2;  // more don't fit into its registers
+
 template <bool centered, bool adds, int V, int N, class T>
-__global__ void __launch_bounds__(256, adds || N > 2 ? 4 : 5)
+__global__ void __launch_bounds__(256, N == 3 && !adds ? 3 : 4)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, float inverse_C,
                             int64_t rows, int C, int log_W) {
-  SHARED(RowMoments, exchange, [8]);
+  constexpr int R = rows_of_warp<adds, N>;
+  SHARED(RowMoments, exchange, [R][8]);
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
-  const int64_t r = int64_t(blockIdx.x) * (8 >> log_W) + (warp >> log_W);
+  const int64_t r0 = (int64_t(blockIdx.x) * (8 >> log_W) + (warp >> log_W)) * R;
   const int warp_of_row = warp & (W - 1), apart = 32 * V << log_W;  // channels, as is `first`
   const int first = (warp_of_row * 32 + lane) * V;
-  const int64_t at = r * C + first;
+  const int64_t start = r0 * C + first;
   // Of the packs only the last can lie beyond C: that of so many channels of the warp does not.
   const int last = max(0, min(32 * V, C - (N - 1) * apart - warp_of_row * 32 * V));
   const auto in_row = [&](int n) { return n < N - 1 || lane * V < last; };
-  float held[N][V];
+  const auto at = [&](int k, int n) { return start + k * C + n * apart; };
+  Pack<std::conditional_t<R == 1, float, T>, V> held[R][N];
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    const bool exists = r < rows && in_row(n);
-    Pack<T, V> in = load_if<V>(exists, x + at + n * apart);
-    if (adds) {
-      const Pack<T, V> more = load_if<V>(exists, branch.f + at + n * apart);
-      const float scale = exists ? branch.scale_of(r) : 0.0f;
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        in.v[i] = T(float(in.v[i]) + (scale != 0 ? scale * float(more.v[i]) : 0.0f));
-      }
-      if (exists) store<V>(branch.sum + at + n * apart, in);
-    }
-#pragma unroll
-    for (int i = 0; i < V; ++i) held[n][i] = float(in.v[i]);
-  }
-  const bool equal = C == N * apart;  // every lane has N packs
-  RowMoments own = {float(N * V), 0, 0};  // of the lane, and if they are not equal, of the warp
-  float around = 0;
-  if (centered) {
+  for (int k = 0; k < R; ++k) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
+      const bool exists = r0 + k < rows && in_row(n);
+      Pack<T, V> in = load_if<V>(exists, x + at(k, n));
+      if (adds) {
+        const Pack<T, V> more = load_if<V>(exists, branch.f + at(k, n));
+        const float scale = exists ? branch.scale_of(r0 + k) : 0.0f;
 #pragma unroll
-      for (int i = 0; i < V; ++i) own.sum += held[n][i];
+        for (int i = 0; i < V; ++i) {
+          in.v[i] = T(float(in.v[i]) + (scale != 0 ? scale * float(more.v[i]) : 0.0f));
+        }
+        if (exists) store<V>(branch.sum + at(k, n), in);
+      }
+#pragma unroll
+      for (int i = 0; i < V; ++i) held[k][n].v[i] = in.v[i];
     }
   }
-  if (!equal) own.n = float((N - 1) * 32 * V + last);
-  if (centered && !equal) own.sum = warp_sum(own.sum);
-  if (centered) around = own.mean();
+  RowMoments own[R];  // of the warp
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    own[k] = {float((N - 1) * 32 * V + last), 0, 0};
+    if (centered) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) own[k].sum += float(held[k][n].v[i]);
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    if (centered) own[k].sum = warp_sum(own[k].sum);
+  }
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    const float around = centered ? own[k].mean() : 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const float m = in_row(n) ? around : 0.0f;
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const float d = float(held[k][n].v[i]) - m;
+        own[k].squares += d * d;
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < R; ++k) own[k].squares = warp_sum(own[k].squares);
+  over_warps<centered>(own, exchange, inverse_C, W);
+  if (R == 1 && r0 >= rows) return;
+  float m[R], s[R];
+#pragma unroll
+  for (int k = 0; k < R; ++k) {
+    m[k] = inverse_C * own[k].sum;
+    s[k] = rsqrtf(inverse_C * own[k].squares + epsilon);
+  }
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const float m = in_row(n) ? around : 0.0f;
-#pragma unroll
-    for (int i = 0; i < V; ++i) own.squares += (held[n][i] - m) * (held[n][i] - m);
-  }
-  if (equal) {
-    own = over_equal_lanes<centered>(own, 32);
-    own.n = float(32 * N * V);
-  } else {
-    own.squares = warp_sum(own.squares);
-  }
-  const RowMoments row = over_warps<centered>(own, exchange, inverse_C, W, equal);
-  const float m = inverse_C * row.sum, s = rsqrtf(inverse_C * row.squares + epsilon);
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    if (r >= rows || !in_row(n)) continue;
+    if (!in_row(n)) continue;
     const int c = first + n * apart;
     const Pack<float, V> scale = load<V>(gamma + c), offset = load_if<V>(beta, beta + c);
-    float out[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) out[i] = scale.v[i] * ((held[n][i] - m) * s) + offset.v[i];
-    store<V>(y + at + n * apart, out);
+    for (int k = 0; k < R; ++k) {
+      float out[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        out[i] = scale.v[i] * ((float(held[k][n].v[i]) - m[k]) * s[k]) + offset.v[i];
+      }
+      if (R == 1 || r0 + k < rows) store<V>(y + at(k, n), out);
+    }
   }
-  if (first > 0 || r >= rows) return;
-  if (centered) mean[r] = m;
-  rstd[r] = s;
+  if (first > 0) return;
+  for (int k = 0; k < R && r0 + k < rows; ++k) {
+    if (centered) mean[r0 + k] = m[k];
+    rstd[r0 + k] = s[k];
+  }
 }
 
 // partials[c] = the sum, over the rows that this block worked on, of what its lanes hold in `sums`.
@@ -206,33 +226,40 @@ __device__ inline void write_partials(float* partials, float (&tile)[Y][32 * V],
 // v2 of the backward pass: all gradients in one pass over the data, 6 bytes per element in bf16,
 // and 8 where dx is added to. W of a block's Y warps share a row, so a block works on Y / W rows at
 // a time, and on every (Y / W * gridDim.x)-th row in turn. A lane keeps its share of the sums for
-// dgamma and dbeta in registers all the way down, which leaves no room to hold the next row as well;
-// but memory is fast only if the next row has been asked for while this one is worked on. So rows
-// come by asynchronous copies through shared memory, `stages` of them under way: each thread copies
-// its own packs, to a place of its own, and waits for nobody else. What doesn't exist is copied as 0:
-// no branch has to ask, and there is time for 43 instructions an element. At the end the sums of the
-// block's rows meet in shared memory, and the block writes one partial sum per channel.
+// dgamma and dbeta in registers all the way down, which leaves no room to hold the next row as
+// well; but memory is fast only if the next row has been asked for while this one is worked on. So
+// rows come by asynchronous copies through shared memory, `stages` of them under way: each thread
+// copies its own packs, to a place of its own, and waits for nobody else. What doesn't exist is
+// copied as 0: no branch has to ask, and there is time for 43 instructions an element. At the end
+// the sums of the block's rows meet in shared memory, and the block writes one partial sum per
+// channel.
 //
-// While a warp waits, for its row or for the others' sums, other warps must have something to do. A
-// lane with one pack takes half the registers of one with more, so an SM has room for 32 such warps,
-// in two blocks of 16: partial sums are as many as there are blocks.
-inline constexpr int row_norm_stages = 2;
+// While a warp waits, for its row or for the others' sums, there must be something else to do.
+// Where a lane has one pack, an SM has room for 32 warps. Three packs leave room for 16; there a
+// row's dx is computed while the next row's sums go round, from what is kept in the ring until
+// then.
+template <int N>
+struct RowNormBackward {
+  static constexpr bool later = N > 2;           // dx, by a row
+  static constexpr int warps = N < 3 ? 16 : 8;   // of a block
+  static constexpr int blocks = N == 2 ? 1 : 2;  // on an SM
+  static constexpr int ahead = 2;                // rows under way
+  static constexpr int stages = ahead + (later ? 1 : 0);
+};
 
 // Of some of a row's numbers: the sums of g and of g xhat.
 struct RowGradientSums {
   float g, gx;
 };
 
-template <int N>
-constexpr int warps_of_backward = N == 1 ? 16 : 8;
-
 template <bool centered, bool add, int V, int N, class T>
-__global__ void __launch_bounds__(32 * warps_of_backward<N>, 2)
+__global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackward<N>::blocks)
     row_norm_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials, const T* dy,
                              const T* x, const float* mean, const float* rstd, const float* gamma,
                              float inverse_C, int64_t rows, int C, int log_W) {
   let_next_kernel_begin();  // which adds up the partial sums
-  constexpr int stages = row_norm_stages, streams = add ? 3 : 2, Y = warps_of_backward<N>;
+  using Plan = RowNormBackward<N>;
+  constexpr int stages = Plan::stages, streams = add ? 3 : 2, Y = Plan::warps;
   SHARED(RowGradientSums, exchange, [2][Y]);
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 32 Y): dy, x and what is in dx
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
@@ -257,41 +284,63 @@ __global__ void __launch_bounds__(32 * warps_of_backward<N>, 2)
   };
   // gamma is the same in every row: it stays in registers where there is room for it, and so do g
   // and xhat between the sums and the result.
-  constexpr bool holds = N * V <= 16;
+  constexpr bool holds = !Plan::later;
   constexpr int held = holds ? N : 1;
   const auto gamma_of = [&](int n) { return load_if<V>(in_row(n), gamma + first_c + n * apart); };
   Pack<float, V> held_gamma[held];
   float g[held][V], xhat[held][V];
 #pragma unroll
   for (int n = 0; n < N && holds; ++n) held_gamma[n % held] = gamma_of(n);
-  // g and xhat of pack n, of the row with mean m and reciprocal deviation s; returns dy.
-  const auto compute = [&](int stage, int n, float m, float s) {
-    const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
+  struct Row {
+    int64_t r;
+    int stage;
+    float m, s;           // mean and reciprocal deviation
+    float offset, slope;  // dx = s g - offset - slope xhat
+  };
+  // g and xhat of pack n; returns dy.
+  const auto compute = [&](const Row& row, int n) {
+    const auto up = load<V>(place(row.stage, 0, n)), in = load<V>(place(row.stage, 1, n));
     const Pack<float, V> scale = holds ? held_gamma[n % held] : gamma_of(n);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       g[n % held][i] = float(up.v[i]) * scale.v[i];
-      xhat[n % held][i] = (float(in.v[i]) - m) * s;
+      xhat[n % held][i] = (float(in.v[i]) - row.m) * row.s;
     }
     return up;
   };
+  const auto write_dx = [&](const Row& row) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      if (!dx) continue;
+      if (!holds) compute(row, n);
+      Pack<T, V> before;
+      if (add) before = load<V>(place(row.stage, 2, n));
+      float out[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const float gradient = row.s * g[n % held][i] - row.offset - row.slope * xhat[n % held][i];
+        out[i] = add ? float(before.v[i]) + gradient : gradient;
+      }
+      if (row.r < rows && in_row(n)) store<V>(dx + row.r * C + first_c + n * apart, out);
+    }
+  };
   float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
   const int64_t begin = int64_t(blockIdx.x) * groups;
-  for (int stage = 0; stage < stages; ++stage) ask_for(begin + group + stage * step, stage);
+  for (int stage = 0; stage < Plan::ahead; ++stage) ask_for(begin + group + stage * step, stage);
   float next_m = 0, next_s = 0;
   if (begin + group < rows) next_s = rstd[begin + group];
   if (centered && begin + group < rows) next_m = mean[begin + group];
-  int stage = 0, turn = 0;
-  for (int64_t first = begin; first < rows; first += step) {
-    const int64_t r = first + group;
-    const float m = next_m, s = next_s;
-    if (r + step < rows) next_s = rstd[r + step];
-    if (centered && r + step < rows) next_m = mean[r + step];
-    wait_for_copies<stages - 1>();
+  int turn = 0, free_stage = Plan::ahead % stages;
+  Row row{begin + group, 0, 0, 0, 0, 0}, last = row;
+  for (int64_t first = begin; first < rows; first += step, row.r += step) {
+    row.m = next_m, row.s = next_s;
+    if (row.r + step < rows) next_s = rstd[row.r + step];
+    if (centered && row.r + step < rows) next_m = mean[row.r + step];
+    wait_for_copies<Plan::ahead - 1>();
     float sum_g = 0, sum_gx = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const Pack<T, V> up = compute(stage, n, m, s);
+      const Pack<T, V> up = compute(row, n);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         sum_gamma[n][i] += float(up.v[i]) * xhat[n % held][i];
@@ -302,9 +351,13 @@ __global__ void __launch_bounds__(32 * warps_of_backward<N>, 2)
     }
     if (centered) sum_g = warp_sum(sum_g);
     sum_gx = warp_sum(sum_gx);
+    if (W > 1 && lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
+    if (Plan::later) {
+      if (first > begin) write_dx(last);
+      ask_for(row.r + Plan::ahead * step, free_stage);
+    }
     if (W > 1) {
       // Two exchanges in turn: nobody can be two barriers ahead, so one barrier a row is enough.
-      if (lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
       __syncthreads();
       const RowGradientSums other = exchange[turn][(group << log_W) + (lane & (W - 1))];
       if (centered) sum_g = sum_over_lanes(other.g, W);
@@ -312,24 +365,17 @@ __global__ void __launch_bounds__(32 * warps_of_backward<N>, 2)
       turn ^= 1;
     }
     // dx = s (g - mean_g - xhat mean_gx)
-    const float offset = s * inverse_C * sum_g, slope = s * inverse_C * sum_gx;
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      if (!dx) continue;
-      if (!holds) compute(stage, n, m, s);
-      Pack<T, V> before;
-      if (add) before = load<V>(place(stage, 2, n));
-      float out[V];
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        const float gradient = s * g[n % held][i] - offset - slope * xhat[n % held][i];
-        out[i] = add ? float(before.v[i]) + gradient : gradient;
-      }
-      if (r < rows && in_row(n)) store<V>(dx + r * C + first_c + n * apart, out);
+    row.offset = row.s * inverse_C * sum_g, row.slope = row.s * inverse_C * sum_gx;
+    if (Plan::later) {
+      last = row;
+    } else {
+      write_dx(row);
+      ask_for(row.r + Plan::ahead * step, free_stage);
     }
-    ask_for(r + stages * step, stage);
-    stage = stage + 1 == stages ? 0 : stage + 1;
+    row.stage = row.stage + 1 == stages ? 0 : row.stage + 1;
+    free_stage = free_stage + 1 == stages ? 0 : free_stage + 1;
   }
+  if (Plan::later && begin < rows) write_dx(last);
   wait_for_copies<0>();
   __syncthreads();  // nobody needs the ring any more
   auto& tile = *reinterpret_cast<float(*)[Y][32 * V]>(ring);
@@ -448,10 +494,12 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
   with_packs_per_lane<T, 4>(C, [&](auto packs, int W) {
     constexpr int N = packs();
     const int log_W = std::countr_zero(unsigned(W));
-    launch(branch.f ? row_norm_forward_kernel<centered, true, full, N, T>
-                    : row_norm_forward_kernel<centered, false, full, N, T>,
-           blocks_for(rows, 8 / W), dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon,
-                                                 1 / float(C), rows, int(C), log_W);
+    with_bool(branch.f != nullptr, [&](auto adds) {
+      constexpr int R = rows_of_warp<adds(), N>;
+      launch(row_norm_forward_kernel<centered, adds(), full, N, T>, blocks_for(rows, 8 / W * R),
+             dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon, 1 / float(C), rows,
+                          int(C), log_W);
+    });
   });
 }
 
@@ -463,28 +511,35 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
   const bool held = is_held_in_registers<T>(gamma, C);
   const int V = vector_width<T>(C);
   const unsigned columns = held ? 1 : blocks_for(C, 32 * V);
-  // As many blocks as run at a time, 2 on each SM: then none has to wait, and partial sums are few.
-  const int64_t blocks = held ? 2 * multiprocessors() : 1024;
-  const unsigned parts = unsigned(row_parts(rows, columns, held ? 8 : 32, blocks));
-  float* gamma_partials = tape.scratch<float>(parts * C);
-  float* beta_partials = tape.scratch<float>(parts * C);
+  unsigned parts = 0;
+  float *gamma_partials = nullptr, *beta_partials = nullptr;
+  const auto cut_into = [&](unsigned chosen) {
+    parts = chosen;
+    gamma_partials = tape.scratch<float>(parts * C);
+    beta_partials = tape.scratch<float>(parts * C);
+  };
   if (held) {
     const auto with_packs = [&](auto packs, int W) {
-      constexpr int N = packs(), Y = warps_of_backward<N>;
+      constexpr int N = packs();
+      using Plan = RowNormBackward<N>;
+      // As many blocks as run at a time: then none has to wait, and partial sums are few.
+      cut_into(unsigned(row_parts(rows, 1, 8, Plan::blocks * multiprocessors())));
       const int log_W = std::countr_zero(unsigned(W));
-      const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 32 * Y * 16;
+      const size_t ring = size_t(Plan::stages * (add ? 3 : 2) * N) * 32 * Plan::warps * 16;
       launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
                  : row_norm_backward_kernel<centered, false, full, N, T>,
-             parts, dim3(32, unsigned(Y)), ring)(dx, gamma_partials, beta_partials, dy, x, mean,
+             parts, dim3(32, Plan::warps), ring)(dx, gamma_partials, beta_partials, dy, x, mean,
                                                  rstd, gamma, 1 / float(C), rows, int(C), log_W);
     };
-    // Rows of up to 4 warps with one pack to a lane: more warps, though the last may have less to do.
-    if (C <= 4 * 32 * full) {
+    // A lane with one pack takes few registers, but for a row of two warps or more they have to
+    // meet: that pays where there is one sum to agree on, and not two.
+    if (!centered && C <= 4 * 32 * full) {
       with_packs_per_lane<T, 1>(C, with_packs);
     } else {
       with_packs_per_lane<T, 3>(C, with_packs);
     }
   } else {
+    cut_into(unsigned(row_parts(rows, columns, 32, 1024)));
     float* sums = tape.scratch<float>(2 * rows);
     launch(V == full ? row_norm_row_sums_kernel<centered, full, T>
                      : row_norm_row_sums_kernel<centered, 1, T>,

@@ -89,6 +89,20 @@ TEST(EmulatorKernels, DivergentBarrierIsReportedWithTheThread) {
   EXPECT_NE(message.find("emulator_test.cu"), std::string::npos) << message;
 }
 
+__global__ void first_half_waits(float* out) {
+  if (threadIdx.x < 32) wait_for_kernel_before();
+  out[threadIdx.x] = 1;
+}
+
+TEST(EmulatorKernels, AKernelLaunchedEarlyThatDoesNotWaitIsReported) {
+  const OnDevice<float> out(64);
+  const std::string message =
+      message_of([&] { launch_early(first_half_waits, 1, 64)(out.data()); });
+  EXPECT_NE(message.find("without wait_for_kernel_before()"), std::string::npos) << message;
+  EXPECT_NE(message.find("thread (32,0,0)"), std::string::npos) << message;
+  EXPECT_NE(message.find("emulator_test.cu"), std::string::npos) << message;
+}
+
 __global__ void half_a_warp(float* out) {
   float v = 1;
   if (threadIdx.x < 16) v = __shfl_xor_sync(0xffffffffu, v, 1);

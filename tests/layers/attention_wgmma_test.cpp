@@ -35,7 +35,8 @@ TEST(AttentionWgmmaKernels, AgreeWithTheOthers) {
   SKIP_WITHOUT_KERNELS();
   if (!warpgroups_run_here()) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
   for (const AttentionSize& s : sizes) {
-    check_fast_attention(s, 13, run_on_warpgroups, run_on_warps, 101);
+    // At width 128 both add in the same order: on a GPU their bits are the same.
+    check_fast_attention(s, 13, run_on_warpgroups, run_on_warps, s.D == 64 ? 101 : s.T + 1);
   }
 }
 

@@ -94,24 +94,25 @@ __device__ inline void over_warps(RowMoments (&own)[R], RowMoments (&exchange)[R
   }
 }
 
-// v2: W = 2^log_W warps to a row, and rows_of_warp rows to them. Each lane asks for its N packs of
-// each at once, keeps them in registers, and has the rows there for the mean, the squares and the
-// result: x is read once. With `adds`, x + f is normalised, and written on the way. Reads x and
-// writes y: 4 bytes per element in bf16; with f, 8. Gamma and beta come from the cache, 8 bytes for
-// each channel: twice what memory moves, if they were for one row; so it is several.
+// v2: W = 2^log_W warps to R rows. Each lane asks for its N packs of each at once, keeps them in
+// registers, and has the rows there for the mean, the squares and the result: x is read once. With
+// `adds`, x + f is normalised, and written on the way. Reads x and writes y: 4 bytes per element in
+// bf16; with f, 8. Gamma and beta come from the cache, 8 bytes for each channel, which are twice
+// what memory moves for one row. So for LayerNorm's rows of 3 packs, where that takes longest, R is
+// 2 if there are so many rows that the GPU is full all the same; elsewhere 1.
 //
 // In the time in which an H200 moves them, an SM issues 28 instructions for each element. So they
 // count (cuobjdump -sass shows them): what doesn't exist is 0 instead of a branch, and nothing is
 // divided by W, which would be 20 instructions.
-template <bool adds, int N>
-constexpr int rows_of_warp = adds || N > 3 ? 1 : 2;  // more don't fit into its registers
+inline int64_t many_rows() { return 240 * multiprocessors(); }
 
-template <bool centered, bool adds, int V, int N, class T>
-__global__ void __launch_bounds__(256, N == 3 && !adds ? 3 : 4)
+template <bool centered, bool adds, int R, int V, int N, class T>
+__global__ void __launch_bounds__(256, R > 1           ? 3
+                                       : adds || N > 2 ? 4
+                                                       : 5)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, float inverse_C,
                             int64_t rows, int C, int log_W) {
-  constexpr int R = rows_of_warp<adds, N>;
   SHARED(RowMoments, exchange, [R][8]);
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
   const int64_t r0 = (int64_t(blockIdx.x) * (8 >> log_W) + (warp >> log_W)) * R;
@@ -234,17 +235,14 @@ __device__ inline void write_partials(float* partials, float (&tile)[Y][32 * V],
 // the sums of the block's rows meet in shared memory, and the block writes one partial sum per
 // channel.
 //
-// While a warp waits, for its row or for the others' sums, there must be something else to do.
-// Where a lane has one pack, an SM has room for 32 warps. Three packs leave room for 16; there a
-// row's dx is computed while the next row's sums go round, from what is kept in the ring until
-// then.
+// While a warp waits, for its row or for the others' sums, there must be others with something to
+// do, and there are as many partial sums as blocks: so an SM has as many warps as the registers of
+// N packs to a lane allow, and for long rows they are one block.
 template <int N>
 struct RowNormBackward {
-  static constexpr bool later = N > 2;           // dx, by a row
   static constexpr int warps = N < 3 ? 16 : 8;   // of a block
   static constexpr int blocks = N == 2 ? 1 : 2;  // on an SM
-  static constexpr int ahead = 2;                // rows under way
-  static constexpr int stages = ahead + (later ? 1 : 0);
+  static constexpr int stages = 2;
 };
 
 // Of some of a row's numbers: the sums of g and of g xhat.
@@ -284,63 +282,41 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
   };
   // gamma is the same in every row: it stays in registers where there is room for it, and so do g
   // and xhat between the sums and the result.
-  constexpr bool holds = !Plan::later;
+  constexpr bool holds = N * V <= 16;
   constexpr int held = holds ? N : 1;
   const auto gamma_of = [&](int n) { return load_if<V>(in_row(n), gamma + first_c + n * apart); };
   Pack<float, V> held_gamma[held];
   float g[held][V], xhat[held][V];
 #pragma unroll
   for (int n = 0; n < N && holds; ++n) held_gamma[n % held] = gamma_of(n);
-  struct Row {
-    int64_t r;
-    int stage;
-    float m, s;           // mean and reciprocal deviation
-    float offset, slope;  // dx = s g - offset - slope xhat
-  };
-  // g and xhat of pack n; returns dy.
-  const auto compute = [&](const Row& row, int n) {
-    const auto up = load<V>(place(row.stage, 0, n)), in = load<V>(place(row.stage, 1, n));
+  // g and xhat of pack n, of the row with mean m and reciprocal deviation s; returns dy.
+  const auto compute = [&](int stage, int n, float m, float s) {
+    const Pack<T, V> up = load<V>(place(stage, 0, n)), in = load<V>(place(stage, 1, n));
     const Pack<float, V> scale = holds ? held_gamma[n % held] : gamma_of(n);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       g[n % held][i] = float(up.v[i]) * scale.v[i];
-      xhat[n % held][i] = (float(in.v[i]) - row.m) * row.s;
+      xhat[n % held][i] = (float(in.v[i]) - m) * s;
     }
     return up;
   };
-  const auto write_dx = [&](const Row& row) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      if (!dx) continue;
-      if (!holds) compute(row, n);
-      Pack<T, V> before;
-      if (add) before = load<V>(place(row.stage, 2, n));
-      float out[V];
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        const float gradient = row.s * g[n % held][i] - row.offset - row.slope * xhat[n % held][i];
-        out[i] = add ? float(before.v[i]) + gradient : gradient;
-      }
-      if (row.r < rows && in_row(n)) store<V>(dx + row.r * C + first_c + n * apart, out);
-    }
-  };
   float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
   const int64_t begin = int64_t(blockIdx.x) * groups;
-  for (int stage = 0; stage < Plan::ahead; ++stage) ask_for(begin + group + stage * step, stage);
+  for (int stage = 0; stage < stages; ++stage) ask_for(begin + group + stage * step, stage);
   float next_m = 0, next_s = 0;
   if (begin + group < rows) next_s = rstd[begin + group];
   if (centered && begin + group < rows) next_m = mean[begin + group];
-  int turn = 0, free_stage = Plan::ahead % stages;
-  Row row{begin + group, 0, 0, 0, 0, 0}, last = row;
-  for (int64_t first = begin; first < rows; first += step, row.r += step) {
-    row.m = next_m, row.s = next_s;
-    if (row.r + step < rows) next_s = rstd[row.r + step];
-    if (centered && row.r + step < rows) next_m = mean[row.r + step];
-    wait_for_copies<Plan::ahead - 1>();
+  int stage = 0, turn = 0;
+  for (int64_t first = begin; first < rows; first += step) {
+    const int64_t r = first + group;
+    const float m = next_m, s = next_s;
+    if (r + step < rows) next_s = rstd[r + step];
+    if (centered && r + step < rows) next_m = mean[r + step];
+    wait_for_copies<stages - 1>();
     float sum_g = 0, sum_gx = 0;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const Pack<T, V> up = compute(row, n);
+      const Pack<T, V> up = compute(stage, n, m, s);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         sum_gamma[n][i] += float(up.v[i]) * xhat[n % held][i];
@@ -351,13 +327,9 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
     }
     if (centered) sum_g = warp_sum(sum_g);
     sum_gx = warp_sum(sum_gx);
-    if (W > 1 && lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
-    if (Plan::later) {
-      if (first > begin) write_dx(last);
-      ask_for(row.r + Plan::ahead * step, free_stage);
-    }
     if (W > 1) {
       // Two exchanges in turn: nobody can be two barriers ahead, so one barrier a row is enough.
+      if (lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
       __syncthreads();
       const RowGradientSums other = exchange[turn][(group << log_W) + (lane & (W - 1))];
       if (centered) sum_g = sum_over_lanes(other.g, W);
@@ -365,17 +337,24 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
       turn ^= 1;
     }
     // dx = s (g - mean_g - xhat mean_gx)
-    row.offset = row.s * inverse_C * sum_g, row.slope = row.s * inverse_C * sum_gx;
-    if (Plan::later) {
-      last = row;
-    } else {
-      write_dx(row);
-      ask_for(row.r + Plan::ahead * step, free_stage);
+    const float offset = s * inverse_C * sum_g, slope = s * inverse_C * sum_gx;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      if (!dx) continue;
+      if (!holds) compute(stage, n, m, s);
+      Pack<T, V> before;
+      if (add) before = load<V>(place(stage, 2, n));
+      float out[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const float gradient = s * g[n % held][i] - offset - slope * xhat[n % held][i];
+        out[i] = add ? float(before.v[i]) + gradient : gradient;
+      }
+      if (r < rows && in_row(n)) store<V>(dx + r * C + first_c + n * apart, out);
     }
-    row.stage = row.stage + 1 == stages ? 0 : row.stage + 1;
-    free_stage = free_stage + 1 == stages ? 0 : free_stage + 1;
+    ask_for(r + stages * step, stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
   }
-  if (Plan::later && begin < rows) write_dx(last);
   wait_for_copies<0>();
   __syncthreads();  // nobody needs the ring any more
   auto& tile = *reinterpret_cast<float(*)[Y][32 * V]>(ring);
@@ -494,12 +473,18 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
   with_packs_per_lane<T, 4>(C, [&](auto packs, int W) {
     constexpr int N = packs();
     const int log_W = std::countr_zero(unsigned(W));
-    with_bool(branch.f != nullptr, [&](auto adds) {
-      constexpr int R = rows_of_warp<adds(), N>;
-      launch(row_norm_forward_kernel<centered, adds(), full, N, T>, blocks_for(rows, 8 / W * R),
+    const auto run = [&](auto adds, auto rows_at_once) {
+      constexpr int R = rows_at_once();
+      launch(row_norm_forward_kernel<centered, adds(), R, full, N, T>, blocks_for(rows, 8 / W * R),
              dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon, 1 / float(C), rows,
                           int(C), log_W);
-    });
+    };
+    using One = std::integral_constant<int, 1>;
+    if (branch.f) return run(std::true_type{}, One{});
+    if constexpr (centered && N == 3) {
+      if (rows >= many_rows()) return run(std::false_type{}, std::integral_constant<int, 2>{});
+    }
+    run(std::false_type{}, One{});
   });
 }
 

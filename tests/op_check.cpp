@@ -95,7 +95,9 @@ Values draw_values(const OpCase& op, uint64_t seed, bool round_to_bf16) {
     values.parameters[p.name] = parameters.values(p);
     for (double& v : values.parameters[p.name]) v = round_to_bf16 ? round_bf16(v) : v;
   }
-  values.dy = draw(1 << 18, 1.0);
+  int64_t outputs = 1 << 18;
+  for (const Shape& shape : op.inputs) outputs = std::max(outputs, shape.size());
+  values.dy = draw(outputs, 1.0);
   return values;
 }
 

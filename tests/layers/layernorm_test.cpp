@@ -81,6 +81,12 @@ TEST(LayerNormKernels, AgreeWithTheCpuAtAwkwardShapes) {
   }
 }
 
+// So many rows that a warp takes two of them (many_rows() in layers/row_norm.h), and an odd one.
+TEST(LayerNormKernels, AgreeWithTheCpuForManyRows) {
+  SKIP_WITHOUT_KERNELS();
+  check_kernels(layernorm_case({kernel_device == Device::cuda ? 40001 : 961, 520}));
+}
+
 TEST(LayerNormKernels, AddGradientsAndTakeNoParameters) {
   SKIP_WITHOUT_KERNELS();
   for (const Shape& shape : {Shape{35, 33}, Shape{35, 48}, Shape{9, 1040}}) {

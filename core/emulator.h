@@ -9,6 +9,7 @@
 //   - a barrier that not every thread reaches is reported, with the threads and the lines;
 //   - asynchronous copies and products of warpgroups are done when they are waited for, and not
 //     before, so a missing wait shows, and what is overwritten too soon;
+//   - a kernel launched early (core/launch.h) must wait for the one before it in every thread;
 //   - shared memory and fresh device memory are filled with NaN, so what was never written shows;
 //   - device memory is unreadable outside kernels and copies, so host code that touches it faults,
 //     and every buffer ends at a guard page; the report names the kernel, block and thread;
@@ -115,7 +116,7 @@ void warpgroup_wait(int newest, std::initializer_list<Registers> registers, Wher
 void* shared_array(const void* key, size_t bytes);
 void* dynamic_shared();
 unsigned lane();
-// Whether the running thread has waited for the kernel before; an error at `where` if it has not.
+// Of the running thread: notes that it waits, and an error at `where` if it never did.
 void wait_for_kernel_before();
 void expect_wait_for_kernel_before(Where where);
 // Reports an error in the running thread: throws dyt::Error with kernel, block and thread.

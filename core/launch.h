@@ -6,10 +6,10 @@
 //     launch_early(kernel, grid, block)(arguments...);
 //
 // launch_early is for a kernel that follows another at once: where the GPU can (Hopper), its blocks
-// are set up while the one before it still runs, which saves some two microseconds ("Programmatic
+// are set up while the one before it still runs, which saves about a microsecond ("Programmatic
 // Dependent Launch" in the CUDA C++ Programming Guide). Its first statement, in every thread, must
 // be wait_for_kernel_before(); the one before it may say let_next_kernel_begin() at its own
-// beginning.
+// beginning, or else does so by ending.
 //
 // Errors are checked here and nowhere else.
 #pragma once

@@ -115,6 +115,7 @@ Report run_05_gpt(const Options& options) {
   }
   report.tables.insert(report.tables.begin(), comparison(runs, setting));
   report.tables.push_back(table_of_loss_by_seed(runs));
+  report.tables.push_back(table_of_lowest_loss_by_seed(runs));
   report.notes = {
       "alpha0 is not ours: it is what the paper's authors tuned for language models of the nearest "
       "width (1024), 1.0 before attention and elsewhere. Elsewhere in the paper 0.5 is the rule."};

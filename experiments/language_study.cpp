@@ -80,6 +80,19 @@ Table table_of_loss_by_seed(const std::vector<RunRecord>& runs) {
                         [](double loss) { return fixed(loss, 4); });
 }
 
+Table table_of_lowest_loss_by_seed(const std::vector<RunRecord>& runs) {
+  return table_of_seeds(runs, "Lowest validation loss of every run (nats per token), and its step",
+                        [](const RunRecord& run) {
+                          const CurvePoint* lowest = nullptr;
+                          for (const CurvePoint& p : run.curve) {
+                            if (p.metric == "val loss" && (!lowest || p.value < lowest->value))
+                              lowest = &p;
+                          }
+                          if (!lowest) return std::string("-");
+                          return fixed(lowest->value, 4) + " at " + std::to_string(lowest->step);
+                        });
+}
+
 std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,
                                  const std::vector<std::string>& arms, const TextDataset& text,
                                  const TrainOptions& train, const std::string& name) {

@@ -35,6 +35,9 @@ std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::str
 Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
                       const std::string& baseline, const TextDataset& text);
 Table table_of_loss_by_seed(const std::vector<RunRecord>& runs);
+// The lowest on each run's curve, and when: where a run ends later than it is at its best, it has
+// learned its text by heart.
+Table table_of_lowest_loss_by_seed(const std::vector<RunRecord>& runs);
 
 // As in token_study.h, with a title and the entropy of the text where it is known.
 std::vector<Plot> plot_of_losses(const std::vector<RunRecord>& runs,

@@ -191,17 +191,21 @@ std::vector<CurvePoint> curves_of(const std::vector<RunRecord>& runs) {
 }
 
 Table table_of_seeds(const std::vector<RunRecord>& runs, const std::string& title,
-                     const std::string& name, const std::function<std::string(double)>& show) {
+                     const std::function<std::string(const RunRecord&)>& show) {
   Table table{.title = title, .header = {"seed"}};
   for (const RunRecord& run : runs) {
     const std::string seed = std::to_string(run.seed);
     if (table.rows.empty() || table.rows.back()[0] != seed) table.rows.push_back({seed});
     if (table.rows.size() == 1) table.header.push_back(run.arm);
-    table.rows.back().push_back(run.diverged()
-                                    ? "diverged at step " + std::to_string(run.diverged_at)
-                                    : show(run.number(name)));
+    table.rows.back().push_back(
+        run.diverged() ? "diverged at step " + std::to_string(run.diverged_at) : show(run));
   }
   return table;
+}
+
+Table table_of_seeds(const std::vector<RunRecord>& runs, const std::string& title,
+                     const std::string& name, const std::function<std::string(double)>& show) {
+  return table_of_seeds(runs, title, [&](const RunRecord& run) { return show(run.number(name)); });
 }
 
 void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& runs) {

@@ -76,7 +76,10 @@ bool any_diverged(const std::vector<RunRecord>& runs, const std::string& arm);
 // The curves of all runs.
 std::vector<CurvePoint> curves_of(const std::vector<RunRecord>& runs);
 
-// "seed | arm 1 | arm 2 ...": one number of every run as `show` prints it, or "diverged at step n".
+// "seed | arm 1 | arm 2 ...": what `show` says of every run, or "diverged at step n".
+Table table_of_seeds(const std::vector<RunRecord>& runs, const std::string& title,
+                     const std::function<std::string(const RunRecord&)>& show);
+// One number of every run as `show` prints it.
 Table table_of_seeds(
     const std::vector<RunRecord>& runs, const std::string& title, const std::string& name,
     const std::function<std::string(double)>& show = [](double v) { return fixed(v); });

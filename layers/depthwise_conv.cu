@@ -224,7 +224,7 @@ template <int K, int S, int V, class T>
 __global__ void __launch_bounds__(8 * K * S, K == 7 ? 2 : 4)
     depthwise_weight_kernel(float* dweight_partials, float* dbias_partials, const T* dy, const T* x,
                             int tiles, int H, int W, int C, Tiling t) {
-  let_next_kernel_begin();
+  let_next_kernel_begin();  // which adds up the partial sums
   constexpr int R = K / 2, N = owned<T>, sums_per_row = weight_sums<K, T>;
   DYNAMIC_SHARED(T, x_tile);  // (tile_h + K - 1, x_stride), then (tile_h, dy_stride)
   // An odd number of pixels: 4 rows of 8 words never meet in a bank.

@@ -107,7 +107,7 @@ __global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
 template <Gelu kind, bool with_gelu, int V, class T>
 __global__ void __launch_bounds__(256, 3)
     bias_backward_kernel(T* dy, float* partials, const T* h, int64_t rows, int64_t C) {
-  let_next_kernel_begin();
+  let_next_kernel_begin();  // which adds up the partial sums
   const ColumnPlace at(V, rows);
   float sums[V] = {};
   if constexpr (with_gelu) {

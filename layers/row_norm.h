@@ -106,10 +106,13 @@ __device__ inline void over_warps(RowMoments (&own)[R], RowMoments (&exchange)[R
 // divided by W, which would be 20 instructions.
 inline int64_t many_rows() { return 240 * multiprocessors(); }
 
+template <bool adds, int R, int N>
+constexpr int blocks_of_forward = R > 1           ? 3
+                                  : adds || N > 2 ? 4
+                                                  : 5;  // on an SM
+
 template <bool centered, bool adds, int R, int V, int N, class T>
-__global__ void __launch_bounds__(256, R > 1           ? 3
-                                       : adds || N > 2 ? 4
-                                                       : 5)
+__global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, float inverse_C,
                             int64_t rows, int C, int log_W) {

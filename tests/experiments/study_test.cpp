@@ -314,5 +314,22 @@ TEST(RunSettings, NameWhatARunDependsOn) {
   EXPECT_NE(settings_of(data), of_data);
 }
 
+TEST(LanguageStudy, TheLowestLossIsTheCurvesAndNotTheLast) {
+  const auto run = [](int64_t seed, std::vector<CurvePoint> curve) {
+    RunRecord record{.arm = "LN", .seed = seed, .curve = std::move(curve)};
+    record.numbers["val loss"] = record.curve.back().value;
+    return record;
+  };
+  const Table table =
+      table_of_lowest_loss_by_seed({run(1, {{.step = 5, .metric = "val loss", .value = 3},
+                                            {.step = 10, .metric = "val loss", .value = 1.25},
+                                            {.step = 10, .metric = "train loss", .value = 1},
+                                            {.step = 15, .metric = "val loss", .value = 2}}),
+                                    run(2, {{.step = 5, .metric = "train loss", .value = 3}})});
+  ASSERT_EQ(table.rows.size(), 2u);
+  EXPECT_EQ(table.rows[0], (std::vector<std::string>{"1", "1.2500 at 10"}));
+  EXPECT_EQ(table.rows[1], (std::vector<std::string>{"2", "-"}));
+}
+
 }  // namespace
 }  // namespace dyt

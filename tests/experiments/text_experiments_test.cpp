@@ -46,7 +46,7 @@ void expect_complete(const Report& report, size_t tables, size_t plots) {
 
 TEST(Experiment05, Smoke) {
   const Report report = run_experiment(find_experiment(5), smoke, "cpu");
-  expect_complete(report, 4, 2);
+  expect_complete(report, 5, 2);
   EXPECT_EQ(report.curves.size(), 5u * 2u * 2u * 2u);  // arms, seeds, looks, metrics
 }
 

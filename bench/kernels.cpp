@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -110,18 +111,15 @@ class KernelRunner {
   double host_forward_ = 0, host_backward_ = 0;
 };
 
-// So many sets that the inputs alone are twice the cache; fewer if that is too much memory.
+// The inputs alone are to be twice the cache; with results and gradients a set takes some six times
+// as much.
 int sets_for(const KernelCase& kernel, Device device, DType dtype) {
   double bytes = 0;
   for (const KernelInput& i : kernel.inputs) {
     bytes += double(i.shape.size()) * double(i.below ? 4 : size_of(dtype));
   }
   if (bytes == 0 || kernel.body) bytes = kernel.forward.bytes;
-  const double memory = double(size_t(device == Device::cuda ? 12 : 1) << 30);
-  const double wanted = 2 * double(cache_bytes(device)) / bytes;
-  const double possible = memory / (6 * bytes);
-  return int(
-      std::clamp(std::min(wanted, possible) + 1, 1.0, device == Device::emulated ? 2.0 : 32.0));
+  return sets_beyond_cache(device, bytes, 6 * bytes);
 }
 
 struct Measured {
@@ -178,27 +176,33 @@ class Printer {
     std::printf("%s\n", line.dump().c_str());
   }
 
+  // equal_copy: seconds of a copy of as many bytes; 0 if products are what counts.
   void row(const KernelCase& kernel, const char* direction, const Work& work,
-           const std::vector<double>& seconds) {
+           const std::vector<double>& seconds, double equal_copy) {
     const double middle = median(seconds);
     const double share = kernel.products() ? work.flops / middle / reached_.flops_per_second
                                            : work.bytes / middle / reached_.bytes_per_second;
     const char* const share_of = kernel.products() ? "product" : "copy";
+    char equal[48] = "";
+    if (equal_copy > 0) {
+      std::snprintf(equal, sizeof equal, ", %3.0f %% of an equal one", 100 * equal_copy / middle);
+    }
     char flops[32] = "";
     if (work.flops > 0) std::snprintf(flops, sizeof flops, "%.2f", 1e-12 * work.flops / middle);
-    std::fprintf(table_, "%-16s %-18s %-22s %-9s %10.1f %9.1f %9s  %3.0f %% of a %s\n",
+    std::fprintf(table_, "%-16s %-18s %-22s %-9s %10.1f %9.1f %9s  %3.0f %% of a %s%s\n",
                  kernel.ladder.c_str(), kernel.rung.c_str(), kernel.shape.text().c_str(), direction,
-                 1e6 * middle, 1e-9 * work.bytes / middle, flops, 100 * share, share_of);
+                 1e6 * middle, 1e-9 * work.bytes / middle, flops, 100 * share, share_of, equal);
     std::fflush(table_);
     if (!json_) return;
     std::vector<int64_t> shape;
     for (int i = 0; i < kernel.shape.rank(); ++i) shape.push_back(kernel.shape[i]);
-    const nlohmann::ordered_json line = {
+    nlohmann::ordered_json line = {
         {"kernel", kernel.ladder}, {"rung", kernel.rung},
         {"direction", direction},  {"shape", shape},
         {"seconds", middle},       {"spread", {quantile(seconds, 0.25), quantile(seconds, 0.75)}},
         {"bytes", work.bytes},     {"flops", work.flops},
         {"share", share},          {"share_of", share_of}};
+    if (equal_copy > 0) line["share_of_equal_copy"] = equal_copy / middle;
     std::printf("%s\n", line.dump().c_str());
     std::fflush(stdout);
   }
@@ -237,13 +241,22 @@ void bench_kernels(const KernelBenchOptions& options) {
                               product_flops_per_second(timer, dtype, options.seconds)};
   Printer printer(reached, options.json);
   printer.head(device, precision.of_run);
+  std::map<double, double> copies;  // seconds, by bytes
+  const auto equal_copy = [&](const KernelCase& kernel, const Work& work) {
+    if (kernel.products()) return 0.0;
+    const auto [found, is_new] = copies.try_emplace(work.bytes, 0);
+    if (is_new) found->second = copy_seconds(timer, work.bytes, options.seconds);
+    return found->second;
+  };
   for (const KernelCase& kernel : kernels) {
     const bool wanted = std::count(options.ladders.begin(), options.ladders.end(), kernel.ladder);
     if (!wanted && !options.ladders.empty()) continue;
     const Measured measured = measure(kernel, device, dtype, timer, options.seconds);
-    printer.row(kernel, "forward", kernel.forward, measured.forward);
+    printer.row(kernel, "forward", kernel.forward, measured.forward,
+                equal_copy(kernel, kernel.forward));
     if (!measured.backward.empty()) {
-      printer.row(kernel, "backward", kernel.backward, measured.backward);
+      printer.row(kernel, "backward", kernel.backward, measured.backward,
+                  equal_copy(kernel, kernel.backward));
     }
   }
 }

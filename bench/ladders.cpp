@@ -25,24 +25,6 @@ struct Size {
   Shape shape() const { return {rows, channels}; }
 };
 
-// --- The yardstick: what the device's own copy takes for as many bytes. A small tensor never gets
-// the bandwidth of a large copy, by whatever kernel.
-
-KernelCase copy_case(const Size& s) {
-  return {.ladder = "copy",
-          .rung = "the device's own",
-          .shape = s.shape(),
-          .body =
-              [=](Device device, DType dtype, int sets) {
-                const int64_t n = s.shape().size();
-                const auto from = std::make_shared<RandomSets>(device, dtype, n, sets);
-                const auto to = std::make_shared<RandomSets>(device, dtype, n, sets);
-                const size_t bytes = size_t(n) * size_of(dtype);
-                return [=](int set) { copy_on_device(device, to->at(set), from->at(set), bytes); };
-              },
-          .forward = {2 * s.n() * s.e}};
-}
-
 // --- Norms: memory-bound, so what counts is how often x goes by ----------------------------------
 
 KernelCase norm_case(const Size& s, const std::string& ladder, const std::string& rung,
@@ -423,7 +405,6 @@ std::vector<KernelCase> kernel_cases(const KernelShapes& shapes, DType dtype) {
       require(rows > 1 && channels > 0 && shapes.tokens > 0 && shapes.vocabulary > 1,
               "bench kernels can't use the shape ", rows, " x ", channels);
       const Size s{rows, channels, e};
-      cases.push_back(copy_case(s));
       add_norms(cases, s);
       add_elementwise(cases, s);
     }

@@ -48,24 +48,44 @@ double median_seconds(QueueTimer& timer, double seconds, const std::function<voi
   return median(times);
 }
 
-// Numbers of f32 in a copy: 512 MiB, or, on the cpu, as much as the cache holds: two of that don't
-// fit into it.
-int64_t copied_numbers(Device device) {
+// Bytes of a large copy: 512 MiB read, or, on the cpu, as much as the cache holds: two of that
+// don't fit into it.
+double large_copy(Device device) {
   constexpr size_t mib = size_t(1) << 20;
-  if (device == Device::cuda) return int64_t(512 * mib / sizeof(float));
-  if (device == Device::emulated) return 1 << 10;
-  return int64_t(std::clamp(cache_bytes(device), 64 * mib, 512 * mib) / sizeof(float));
+  if (device == Device::cuda) return 2.0 * 512 * mib;
+  if (device == Device::emulated) return 2.0 * 4096;
+  return 2.0 * double(std::clamp(cache_bytes(device), 64 * mib, 512 * mib));
+}
+
+// Of one of so many copies, from different places to different places.
+double seconds_of_copies(QueueTimer& timer, double bytes, int sets, double seconds) {
+  const Device device = timer.device();
+  const int64_t count = std::max<int64_t>(1, int64_t(bytes / 2 / sizeof(float)));
+  const RandomSets from(device, DType::f32, count, sets), to(device, DType::f32, count, sets);
+  const size_t size = size_t(count) * sizeof(float);
+  const auto copy_all = [&] {
+    for (int k = 0; k < sets; ++k) copy_on_device(device, to.at(k), from.at(k), size);
+  };
+  return median_seconds(timer, seconds, copy_all) / sets;
 }
 
 }  // namespace
 
+int sets_beyond_cache(Device device, double read, double all) {
+  const double memory = double(size_t(device == Device::cuda ? 12 : 1) << 30);
+  const double wanted = 2 * double(cache_bytes(device)) / read, possible = memory / all;
+  return int(
+      std::clamp(std::min(wanted, possible) + 1, 1.0, device == Device::emulated ? 2.0 : 32.0));
+}
+
+double copy_seconds(QueueTimer& timer, double bytes, double seconds) {
+  const int sets = sets_beyond_cache(timer.device(), bytes / 2, bytes);
+  return seconds_of_copies(timer, bytes, sets, seconds);
+}
+
 double copy_bytes_per_second(QueueTimer& timer, double seconds) {
-  const int64_t count = copied_numbers(timer.device());
-  const RandomSets data(timer.device(), DType::f32, count, 2);
-  const size_t bytes = size_t(count) * sizeof(float);
-  return 2 * double(bytes) / median_seconds(timer, seconds, [&] {
-           copy_on_device(timer.device(), data.at(1), data.at(0), bytes);
-         });
+  const double bytes = large_copy(timer.device());
+  return bytes / seconds_of_copies(timer, bytes, 1, seconds);
 }
 
 double product_flops_per_second(QueueTimer& timer, DType dtype, double seconds) {

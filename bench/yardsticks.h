@@ -27,8 +27,15 @@ class QueueTimer {
   double seconds_of_copy_ = 1;
 };
 
-// Median of some repetitions that take at least `seconds` together, of copying more than the cache
-// holds: bytes read and written per second.
+// So many sets of data that what is read of them is twice the cache, where one set reads so many
+// bytes; fewer if `all` bytes of each set are too much memory. 1 to 32, emulated 2.
+int sets_beyond_cache(Device device, double read, double all);
+
+// Seconds of the device's own copy that moves so many bytes, half of them read and half written,
+// from and to memory and not the cache: the median of some repetitions that take at least
+// `seconds`. A small tensor never gets the bandwidth of a large copy, by whatever kernel.
+double copy_seconds(QueueTimer& timer, double bytes, double seconds);
+// Likewise of more than the cache holds: bytes read and written per second.
 double copy_bytes_per_second(QueueTimer& timer, double seconds);
 // Likewise of a product of matrices (8192, 8192) of random numbers (cpu: 1024), in this type.
 double product_flops_per_second(QueueTimer& timer, DType dtype, double seconds);

@@ -44,6 +44,7 @@ TEST_F(Cli, BenchKernelsGivesTheWorkOfEachRungAndWhatPartOfACopyItReaches) {
     EXPECT_GT(seconds, 0);
     EXPECT_NEAR(double(row.at("share")) * copy * seconds, double(row.at("bytes")), 1e-3);
     EXPECT_EQ(row.at("share_of"), "copy");
+    EXPECT_GT(row.at("share_of_equal_copy"), 0);
   }
 }
 
@@ -59,6 +60,7 @@ TEST_F(Cli, BenchKernelsMeasuresProductsByALargeProduct) {
   EXPECT_EQ(lines[2].at("flops"), 5 * 2 * 2 * 16 * 16 * 64);
   EXPECT_EQ(lines[3].at("flops"), 2 * 16 * 16 * 64 * 2);  // causal: half
   EXPECT_EQ(lines[1].at("share_of"), "product");
+  EXPECT_FALSE(lines[1].contains("share_of_equal_copy"));
 }
 
 TEST_F(Cli, BenchKernelsRefusesAKernelThatIsNotThere) {

@@ -316,7 +316,8 @@ TEST(RunSettings, NameWhatARunDependsOn) {
 
 TEST(LanguageStudy, TheLowestLossIsTheCurvesAndNotTheLast) {
   const auto run = [](int64_t seed, std::vector<CurvePoint> curve) {
-    RunRecord record{.arm = "LN", .seed = seed, .curve = std::move(curve)};
+    RunRecord record;
+    record.arm = "LN", record.seed = seed, record.curve = std::move(curve);
     record.numbers["val loss"] = record.curve.back().value;
     return record;
   };

@@ -59,7 +59,7 @@ TEST(Experiment05, ReadsATextFromAFile) {
   options.text = "text:" + folder.path("text.txt");
   options.seeds = 1;
   const Report report = run_05_gpt(options);
-  expect_complete(report, 4, 2);
+  expect_complete(report, 5, 2);
   EXPECT_TRUE(report.plots[0].horizontal.empty());  // its entropy isn't known
   EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
 }

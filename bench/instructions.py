@@ -56,12 +56,14 @@ def family(name, phi):
     ]
 
 
-def row_norm(name, source, centered, packs):
-    """packs: that a lane holds of a row. gamma and beta are 16-byte loads, too, from the cache."""
-    arguments = f"<{centered}, false, 8, {packs}, bf16>"
+def row_norm(name, source, centered, forward, backward, rows=1):
+    """forward, backward: packs that a lane holds of a row; rows: of a warp, forward. gamma and beta
+    are 16-byte loads, too, from the cache."""
     return [
-        Counted(name, source, f"row_norm_forward_kernel{arguments}", 4, None, 1),
-        Counted(f"{name}, backward", source, f"row_norm_backward_kernel{arguments}", 6, 2, 1,
+        Counted(name, source, f"row_norm_forward_kernel<{centered}, false, {rows}, 8, {forward}, bf16>",
+                4, None, 1),
+        Counted(f"{name}, backward", source,
+                f"row_norm_backward_kernel<{centered}, false, 8, {backward}, bf16>", 6, 2, 1,
                 load="LDGSTS"),
     ]
 
@@ -95,9 +97,10 @@ def gelu(kind, number):
 
 
 KERNELS = [
-    *row_norm("LayerNorm, 4096 channels", "layers/layernorm.cu", "true", 2),
-    *row_norm("LayerNorm, 768 channels", "layers/layernorm.cu", "true", 3),
-    *row_norm("RMSNorm, 4096 channels", "layers/rmsnorm.cu", "false", 2),
+    *row_norm("LayerNorm, 4096 channels", "layers/layernorm.cu", "true", 4, 2),
+    *row_norm("LayerNorm, 768 channels", "layers/layernorm.cu", "true", 3, 3, rows=2),
+    *row_norm("RMSNorm, 4096 channels", "layers/rmsnorm.cu", "false", 4, 2),
+    *row_norm("RMSNorm, 768 channels", "layers/rmsnorm.cu", "false", 3, 1),
     *gelu("tanh", 1),
     *gelu("erf", 0),
     *family("DyT (tanh)", "Tanh"),

@@ -21,17 +21,23 @@
 
 namespace dyt {
 
+// thread() is what every thread does.
+template <class Thread>
+void submit_kernel(emulator::LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes,
+                   Thread thread) {
+  emulator::submit([=] {
+    emulator::run(
+        site, grid, block, shared_bytes, [](const void* t) { (*static_cast<const Thread*>(t))(); },
+        &thread);
+  });
+}
+
 template <class... P>
 auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
             const char* file = __builtin_FILE(), int line = __builtin_LINE(),
             const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
-    emulator::submit([=] {
-      const auto body = [&] { kernel(arguments...); };
-      emulator::run(
-          {file, function, line}, grid, block, shared_bytes,
-          [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
-    });
+    submit_kernel({file, function, line}, grid, block, shared_bytes, [=] { kernel(arguments...); });
   };
 }
 
@@ -41,14 +47,9 @@ template <class... P>
 auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE(), const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
-    emulator::submit([=] {
-      const auto body = [&] {
-        kernel(arguments...);
-        emulator::expect_wait_for_kernel_before({file, line});
-      };
-      emulator::run(
-          {file, function, line}, grid, block, 0,
-          [](const void* b) { (*static_cast<const decltype(body)*>(b))(); }, &body);
+    submit_kernel({file, function, line}, grid, block, 0, [=] {
+      kernel(arguments...);
+      emulator::expect_wait_for_kernel_before({file, line});
     });
   };
 }

@@ -76,8 +76,8 @@ void update_running(const Tape& tape, Running<A> running, const A* mean, const A
                     float momentum, int64_t rows, int64_t C) {
   if (tape.on_cpu()) return update_running_cpu(running, mean, variance, A(momentum), rows, C);
   if constexpr (gpu_computes<A>) {
-    launch_early(update_running_kernel, blocks_for(C, 128), 128)(
-        running, mean, variance, momentum, float(rows) / float(rows - 1), C);
+    launch_early(update_running_kernel, blocks_for(C, 128), 128)(running, mean, variance, momentum,
+                                                                 float(rows) / float(rows - 1), C);
   }
 }
 

@@ -126,6 +126,7 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
   const int last = max(0, min(32 * V, C - (N - 1) * apart - warp_of_row * 32 * V));
   const auto in_row = [&](int n) { return n < N - 1 || lane * V < last; };
   const auto at = [&](int k, int n) { return start + k * C + n * apart; };
+  // Converted once; two rows fit into the registers only as they are.
   Pack<std::conditional_t<R == 1, float, T>, V> held[R][N];
 #pragma unroll
   for (int k = 0; k < R; ++k) {
@@ -245,8 +246,8 @@ template <int N>
 struct RowNormBackward {
   static constexpr int warps = N < 3 ? 16 : 8;   // of a block
   static constexpr int blocks = N == 2 ? 1 : 2;  // on an SM
-  static constexpr int stages = 2;
 };
+inline constexpr int row_norm_stages = 2;
 
 // Of some of a row's numbers: the sums of g and of g xhat.
 struct RowGradientSums {
@@ -259,8 +260,7 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
                              const T* x, const float* mean, const float* rstd, const float* gamma,
                              float inverse_C, int64_t rows, int C, int log_W) {
   let_next_kernel_begin();  // which adds up the partial sums
-  using Plan = RowNormBackward<N>;
-  constexpr int stages = Plan::stages, streams = add ? 3 : 2, Y = Plan::warps;
+  constexpr int stages = row_norm_stages, streams = add ? 3 : 2, Y = RowNormBackward<N>::warps;
   SHARED(RowGradientSums, exchange, [2][Y]);
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 32 Y): dy, x and what is in dx
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
@@ -491,53 +491,60 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
   });
 }
 
+// What the blocks of a backward pass leave, `parts` sums for each of C channels, to be added up.
+struct RowNormPartials {
+  float *gamma, *beta;
+  unsigned parts;
+  int64_t C;
+  RowNormPartials(Tape& tape, int64_t parts, int64_t C)
+      : gamma(tape.scratch<float>(parts * C)),
+        beta(tape.scratch<float>(parts * C)),
+        parts(unsigned(parts)),
+        C(C) {}
+  void add_to(float* dgamma, float* dbeta) const {
+    add_partials_gpu({{dgamma, gamma, parts, C, C}, {dbeta, beta, parts, C, C}});
+  }
+};
+
 template <bool centered, class T>
 void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbeta, const T* dy,
                            const T* x, const float* mean, const float* rstd, const float* gamma,
                            int64_t rows, int64_t C) {
   constexpr int full = 16 / sizeof(T);
-  const bool held = is_held_in_registers<T>(gamma, C);
-  const int V = vector_width<T>(C);
-  const unsigned columns = held ? 1 : blocks_for(C, 32 * V);
-  unsigned parts = 0;
-  float *gamma_partials = nullptr, *beta_partials = nullptr;
-  const auto cut_into = [&](unsigned chosen) {
-    parts = chosen;
-    gamma_partials = tape.scratch<float>(parts * C);
-    beta_partials = tape.scratch<float>(parts * C);
-  };
-  if (held) {
-    const auto with_packs = [&](auto packs, int W) {
-      constexpr int N = packs();
-      using Plan = RowNormBackward<N>;
-      // As many blocks as run at a time: then none has to wait, and partial sums are few.
-      cut_into(unsigned(row_parts(rows, 1, 8, Plan::blocks * multiprocessors())));
-      const int log_W = std::countr_zero(unsigned(W));
-      const size_t ring = size_t(Plan::stages * (add ? 3 : 2) * N) * 32 * Plan::warps * 16;
-      launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
-                 : row_norm_backward_kernel<centered, false, full, N, T>,
-             parts, dim3(32, Plan::warps), ring)(dx, gamma_partials, beta_partials, dy, x, mean,
-                                                 rstd, gamma, 1 / float(C), rows, int(C), log_W);
-    };
-    // A lane with one pack takes few registers, but for a row of two warps or more they have to
-    // meet: that pays where there is one sum to agree on, and not two.
-    if (!centered && C <= 4 * 32 * full) {
-      with_packs_per_lane<T, 1>(C, with_packs);
-    } else {
-      with_packs_per_lane<T, 3>(C, with_packs);
-    }
-  } else {
-    cut_into(unsigned(row_parts(rows, columns, 32, 1024)));
-    float* sums = tape.scratch<float>(2 * rows);
+  if (!is_held_in_registers<T>(gamma, C)) {
+    const int V = vector_width<T>(C);
+    const unsigned columns = blocks_for(C, 32 * V);
+    const RowNormPartials sums(tape, row_parts(rows, columns, 32), C);
+    float* row_sums = tape.scratch<float>(2 * rows);
     launch(V == full ? row_norm_row_sums_kernel<centered, full, T>
                      : row_norm_row_sums_kernel<centered, 1, T>,
-           blocks_for(rows, 8), dim3(32, 8))(sums, dy, x, mean, rstd, gamma, rows, int(C));
+           blocks_for(rows, 8), dim3(32, 8))(row_sums, dy, x, mean, rstd, gamma, rows, int(C));
     launch(V == full ? row_norm_columns_kernel<centered, full, T>
                      : row_norm_columns_kernel<centered, 1, T>,
-           dim3(columns, parts), dim3(32, 8))(dx, add, gamma_partials, beta_partials, sums, dy, x,
-                                              mean, rstd, gamma, rows, int(C));
+           dim3(columns, sums.parts), dim3(32, 8))(dx, add, sums.gamma, sums.beta, row_sums, dy, x,
+                                                   mean, rstd, gamma, rows, int(C));
+    return sums.add_to(dgamma, dbeta);
   }
-  add_partials_gpu({{dgamma, gamma_partials, parts, C, C}, {dbeta, beta_partials, parts, C, C}});
+  const auto run = [&](auto packs, int W) {
+    constexpr int N = packs();
+    using Plan = RowNormBackward<N>;
+    // As many blocks as run at a time: then none has to wait, and partial sums are few.
+    const RowNormPartials sums(tape, row_parts(rows, 1, 8, Plan::blocks * multiprocessors()), C);
+    const int log_W = std::countr_zero(unsigned(W));
+    const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 32 * Plan::warps * 16;
+    launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
+               : row_norm_backward_kernel<centered, false, full, N, T>,
+           sums.parts, dim3(32, Plan::warps), ring)(dx, sums.gamma, sums.beta, dy, x, mean, rstd,
+                                                    gamma, 1 / float(C), rows, int(C), log_W);
+    sums.add_to(dgamma, dbeta);
+  };
+  // A lane with one pack takes few registers, but for a row of two warps or more they have to meet:
+  // that pays where there is one sum to agree on, and not two.
+  if (!centered && C <= 4 * 32 * full) {
+    with_packs_per_lane<T, 1>(C, run);
+  } else {
+    with_packs_per_lane<T, 3>(C, run);
+  }
 }
 
 }  // namespace dyt

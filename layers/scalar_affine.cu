@@ -114,8 +114,8 @@ void scalar_affine_backward_gpu(Tape& tape, T* dx, bool add, float* dmultiplier,
   float* partials = tape.scratch<float>(2 * blocks);
   launch(V == full ? scalar_affine_backward_kernel<full, T> : scalar_affine_backward_kernel<1, T>,
          blocks, 256)(dx, add, partials, dy, x, multiplier, n / V);
-  if (dmultiplier) add_partials_gpu(dmultiplier, partials, blocks, 1);
-  if (dbias) add_partials_gpu(dbias, partials + blocks, blocks, 1);
+  add_partials_gpu(
+      {{dmultiplier, partials, blocks, 1, 1}, {dbias, partials + blocks, blocks, 1, 1}});
 }
 
 }  // namespace

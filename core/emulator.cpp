@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <cstdio>
 #include <exception>
@@ -78,7 +79,15 @@ struct StackPool {
 
 struct Unwind {};  // thrown in waiting threads once another one has failed
 
-enum class State { fresh, ready, at_block_barrier, at_warp_barrier, at_warpgroup_barrier, done };
+enum class State {
+  fresh,
+  ready,
+  at_block_barrier,
+  at_warps_barrier,
+  at_warp_barrier,
+  at_warpgroup_barrier,
+  done
+};
 
 struct Thread {
   State state = State::fresh;
@@ -109,6 +118,7 @@ struct Block {
   std::vector<int> ready;                 // threads that a barrier has released
   int current = -1;                       // the thread that runs now
   int unfinished = 0, at_barrier = 0;
+  std::vector<int> at_warps_barrier[16];  // threads, by barrier
   std::exception_ptr error;
   ctx::fiber scheduler;
   const void* scheduler_bottom = nullptr;
@@ -212,9 +222,9 @@ void start_worker() {
   int other = -1;  // preferably of the same warp, if it's the warp that is stuck
   for (int t = 0; t < block.size() && other < 0; ++t) {
     const Thread& thread = block.threads[size_t(t)];
-    const int group = waiting.state == State::at_block_barrier  ? block.size()
-                      : waiting.state == State::at_warp_barrier ? 32
-                                                                : 128;
+    const int group = waiting.state == State::at_warp_barrier        ? 32
+                      : waiting.state == State::at_warpgroup_barrier ? 128
+                                                                     : block.size();
     const bool same_group = t / group == waits / group;
     if (same_group && (thread.state != waiting.state)) other = t;
   }
@@ -270,6 +280,7 @@ void run_block(uint64_t block_number) {
   block.ready.clear();
   block.unfinished = threads;
   block.at_barrier = 0;
+  for (auto& threads : block.at_warps_barrier) threads.clear();
   block.error = nullptr;
   block.shared_arrays.clear();
   block.shared_used = (block.dynamic_bytes + red_zone + 15) / 16 * 16;
@@ -350,6 +361,23 @@ void warpgroup_barrier(Where where, void (*last)()) {
   arrived = 0;
   last();
   release(first, 128, "divergent warpgroup operation", where);
+}
+
+void warps_barrier(int barrier, int warps, Where where) {
+  if (barrier < 1 || barrier > 15) fail_in_kernel("a block's further barriers are 1 to 15", where);
+  std::vector<int>& arrived = block.at_warps_barrier[barrier];
+  Thread& self = block.threads[size_t(block.current)];
+  self.where = where;
+  self.state = State::at_warps_barrier;
+  arrived.push_back(block.current);
+  if (int(arrived.size()) < 32 * warps) return suspend();
+  const auto [lowest, highest] = std::minmax_element(arrived.begin(), arrived.end());
+  const int first = *lowest;
+  if (first % 32 != 0 || *highest - first != 32 * warps - 1) {
+    fail_in_kernel("sync_warps: of warps that are no neighbours", where);
+  }
+  arrived.clear();
+  release(first, 32 * warps, "divergent barrier", where);
 }
 
 void block_barrier(Where where) {

@@ -75,6 +75,7 @@ void run(LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes, void (*bod
          const void* context);
 
 void block_barrier(Where where);
+void warps_barrier(int barrier, int warps, Where where);  // sync_warps (core/kernel.h)
 // Every lane gives 64 bits; returns those of all 32 lanes, valid until the lane's next exchange.
 const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where);
 // The same with 32 bytes.
@@ -220,6 +221,11 @@ template <class T>
 T __ldg(const T* address) {
   return *address;
 }
+template <class T>
+T __ldcg(const T* address) {
+  return *address;
+}
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 using std::max;
 using std::min;

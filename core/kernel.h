@@ -73,6 +73,21 @@ int vector_width(int64_t width) {
 
 inline constexpr unsigned all_lanes = 0xffffffffu;
 
+// A barrier for so many warps of a block, neighbours, instead of all: they have one of their own, 1
+// to 15 (0 is the block's). "bar.sync" in the PTX ISA.
+__device__ inline void sync_warps(int barrier, int warps
+#if defined(DYT_EMULATED)
+                                  ,
+                                  emulator::Where where = emulator::Where::current()
+#endif
+) {
+#if defined(DYT_EMULATED)
+  emulator::warps_barrier(barrier, warps, where);
+#else
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(32 * warps) : "memory");
+#endif
+}
+
 // Sum and maximum over a warp; every lane gets the result. The butterfly adds in the same order in
 // every lane, so all lanes hold the same bits.
 __device__ inline float warp_sum(float v) {

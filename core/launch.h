@@ -3,13 +3,12 @@
 //
 //     launch(kernel, grid, block)(arguments...);
 //     launch(kernel, grid, block, dynamic_shared_bytes)(arguments...);
-//     launch_early(kernel, grid, block)(arguments...);
+//     launch_early(kernel, grid, block, dynamic_shared_bytes)(arguments...);
 //
-// launch_early is for a kernel that follows another at once: where the GPU can (Hopper), its blocks
-// are set up while the one before it still runs, which saves about a microsecond ("Programmatic
-// Dependent Launch" in the CUDA C++ Programming Guide). Its first statement, in every thread, must
-// be wait_for_kernel_before(); the one before it may say let_next_kernel_begin() at its own
-// beginning, or else does so by ending.
+// launch_early: where the GPU can (Hopper), the kernel's blocks are set up while the one before it
+// still runs, which saves about a microsecond ("Programmatic Dependent Launch" in the CUDA C++
+// Programming Guide). Its first statement, in every thread, must be wait_for_kernel_before(); the
+// one before it may say let_next_kernel_begin() at its own beginning, or else does so by ending.
 //
 // Errors are checked here and nowhere else.
 #pragma once
@@ -44,10 +43,11 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
 // The emulator begins a kernel when the one before it is done, and sees to it that every thread
 // waits.
 template <class... P>
-auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, const char* file = __builtin_FILE(),
-                  int line = __builtin_LINE(), const char* function = __builtin_FUNCTION()) {
+auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
+                  const char* file = __builtin_FILE(), int line = __builtin_LINE(),
+                  const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
-    submit_kernel({file, function, line}, grid, block, 0, [=] {
+    submit_kernel({file, function, line}, grid, block, shared_bytes, [=] {
       kernel(arguments...);
       emulator::expect_wait_for_kernel_before({file, line});
     });
@@ -100,14 +100,18 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
 bool kernels_may_overlap();  // whether this GPU sets up a kernel early
 
 template <class... P>
-auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, const char* file = __builtin_FILE(),
-                  int line = __builtin_LINE()) {
+auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
+                  const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   return [=](std::type_identity_t<P>... arguments) {
+    if (shared_bytes > 0) {
+      allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes, file, line);
+    }
     cudaLaunchAttribute early{};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t how{};
-    how.gridDim = grid, how.blockDim = block, how.stream = stream();
+    how.gridDim = grid, how.blockDim = block, how.dynamicSmemBytes = shared_bytes;
+    how.stream = stream();
     how.attrs = &early, how.numAttrs = kernels_may_overlap() ? 1 : 0;
     check_cuda(cudaLaunchKernelEx(&how, kernel, arguments...), file, line);
   };

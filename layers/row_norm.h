@@ -23,6 +23,8 @@ template <bool centered, int V, class T>
 __global__ void __launch_bounds__(256)
     row_norm_forward_kernel_v1(T* y, float* mean, float* rstd, const T* x, const float* gamma,
                                const float* beta, float epsilon, int64_t rows, int C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const int64_t r = int64_t(blockIdx.x) * 8 + threadIdx.y;
   if (r >= rows) return;  // all lanes of the warp
   const int lane = int(threadIdx.x);
@@ -116,6 +118,8 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
     row_norm_forward_kernel(T* y, float* mean, float* rstd, const T* x, Branch<T> branch,
                             const float* gamma, const float* beta, float epsilon, float inverse_C,
                             int64_t rows, int C, int log_W) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   SHARED(RowMoments, exchange, [R][8]);
   const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
   const int64_t r0 = (int64_t(blockIdx.x) * (8 >> log_W) + (warp >> log_W)) * R;
@@ -208,46 +212,55 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
   }
 }
 
-// partials[c] = the sum, over the rows that this block worked on, of what its lanes hold in `sums`.
-// W of its Y warps side by side hold packs of different channels, starting at pack first * 32 of a
-// row; the warps w, w + W, w + 2 W ... hold the same channels, of different rows.
-template <int V, int Y>
-__device__ inline void write_partials(float* partials, float (&tile)[Y][32 * V],
-                                      const float (&sums)[V], int first, int W, int C) {
-  const int lane = int(threadIdx.x), warp = int(threadIdx.y);
+// to[k][c] = the sum, over the rows that this block worked on, of what its lanes hold in sums[k].
+// The block's warps are `groups` times W: in each group, warp w holds packs of channels from pack
+// (first + w) * 32 of a row on. tile: (S, warps, 32 V).
+template <int S, int V>
+__device__ inline void write_partials(float* const (&to)[S], float* tile, const float (&sums)[S][V],
+                                      int first, int W, int groups, int C) {
+  const int lane = int(threadIdx.x);
+  const int warp = int(threadIdx.z * blockDim.y + threadIdx.y), warps = W * groups;
 #pragma unroll
-  for (int i = 0; i < V; ++i) tile[warp][i * 32 + lane] = sums[i];
+  for (int k = 0; k < S; ++k) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) tile[((k * warps + warp) * V + i) * 32 + lane] = sums[k][i];
+  }
   __syncthreads();
-  for (int k = warp * 32 + lane; k < W * 32 * V; k += 32 * Y) {
-    const int w = k / (32 * V), j = k % (32 * V);
-    float sum = 0;
-    for (int other = w; other < Y; other += W) sum += tile[other][j];
-    const int c = ((first + w) * 32 + j % 32) * V + j / 32;
-    if (c < C) partials[c] = sum;
+#pragma unroll
+  for (int k = 0; k < S; ++k) {
+    for (int j = warp * 32 + lane; j < W * 32 * V; j += 32 * warps) {
+      float sum = 0;
+      for (int group = 0; group < groups; ++group) {
+        sum += tile[(k * warps + group * W) * 32 * V + j];
+      }
+      const int w = j / (32 * V), i = j / 32 % V, c = ((first + w) * 32 + j % 32) * V + i;
+      if (c < C) to[k][c] = sum;
+    }
   }
   __syncthreads();
 }
 
 // v2 of the backward pass: all gradients in one pass over the data, 6 bytes per element in bf16,
-// and 8 where dx is added to. W of a block's Y warps share a row, so a block works on Y / W rows at
-// a time, and on every (Y / W * gridDim.x)-th row in turn. A lane keeps its share of the sums for
-// dgamma and dbeta in registers all the way down, which leaves no room to hold the next row as
-// well; but memory is fast only if the next row has been asked for while this one is worked on. So
-// rows come by asynchronous copies through shared memory, `stages` of them under way: each thread
-// copies its own packs, to a place of its own, and waits for nobody else. What doesn't exist is
-// copied as 0: no branch has to ask, and there is time for 43 instructions an element. At the end
-// the sums of the block's rows meet in shared memory, and the block writes one partial sum per
-// channel.
+// and 8 where dx is added to. A block is 32 x W x groups threads: each group of W warps has a row
+// of its own, so a block works on `groups` rows at a time, and on every (groups * gridDim.x)-th row
+// in turn. A lane keeps its share of the sums for dgamma and dbeta in registers all the way down,
+// which leaves no room to hold the next row as well; but memory is fast only if the next row has
+// been asked for while this one is worked on. So rows come by asynchronous copies through shared
+// memory, `stages` of them under way: each thread copies its own packs, to a place of its own, and
+// waits for nobody else. What doesn't exist is copied as 0: no branch has to ask, and there is time
+// for 43 instructions an element. At the end the sums of the block's rows meet in shared memory,
+// and the block writes one partial sum per channel.
 //
 // While a warp waits, for its row or for the others' sums, there must be others with something to
-// do, and there are as many partial sums as blocks: so an SM has as many warps as the registers of
-// N packs to a lane allow, and for long rows they are one block.
+// do, and there are as many partial sums as blocks: so an SM has one block of as many warps as the
+// registers of N packs to a lane allow (for rows of 3 packs two blocks, as the sums of a row of 8
+// warps need all of one). The groups don't wait for each other.
 template <int N>
 struct RowNormBackward {
-  static constexpr int warps = N < 3 ? 16 : 8;   // of a block
-  static constexpr int blocks = N == 2 ? 1 : 2;  // on an SM
+  static constexpr int warps = N == 1 ? 28 : N == 2 ? 16 : 8;  // of a block, at most
+  static constexpr int blocks = N == 3 ? 2 : 1;                // on an SM
+  static constexpr int stages = N == 2 ? 3 : 2;
 };
-inline constexpr int row_norm_stages = 2;
 
 // Of some of a row's numbers: the sums of g and of g xhat.
 struct RowGradientSums {
@@ -258,31 +271,35 @@ template <bool centered, bool add, int V, int N, class T>
 __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackward<N>::blocks)
     row_norm_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials, const T* dy,
                              const T* x, const float* mean, const float* rstd, const float* gamma,
-                             float inverse_C, int64_t rows, int C, int log_W) {
-  let_next_kernel_begin();  // which adds up the partial sums
-  constexpr int stages = row_norm_stages, streams = add ? 3 : 2, Y = RowNormBackward<N>::warps;
-  SHARED(RowGradientSums, exchange, [2][Y]);
-  DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, 32 Y): dy, x and what is in dx
-  const int lane = int(threadIdx.x), warp = int(threadIdx.y), W = 1 << log_W;
-  const int groups = Y >> log_W, group = warp >> log_W;  // a group of W warps has a row of its own
-  const int first_c = ((warp & (W - 1)) * 32 + lane) * V, apart = 32 * V << log_W,
+                             float inverse_C, int rows, int C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
+  constexpr int stages = RowNormBackward<N>::stages, streams = add ? 3 : 2;
+  SHARED(RowGradientSums, exchange, [2][RowNormBackward<N>::warps]);
+  DYNAMIC_SHARED(uint4, ring);  // (stages, streams, N, threads): dy, x and what is in dx
+  const int W = int(blockDim.y), groups = int(blockDim.z), group = int(threadIdx.z);
+  const int lane = int(threadIdx.x), warp = group * W + int(threadIdx.y);
+  const int first_c = (int(threadIdx.y) * 32 + lane) * V, apart = 32 * V * W,
             self = warp * 32 + lane;
-  const int64_t step = int64_t(gridDim.x) * groups;
+  const int step = int(gridDim.x) * groups;
   const auto in_row = [&](int n) { return n < N - 1 || first_c + n * apart < C; };
   const auto place = [&](int stage, int stream, int n) {
-    return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 32 * Y + self);
+    return reinterpret_cast<T*>(ring + ((stage * streams + stream) * N + n) * 32 * W * groups +
+                                self);
   };
-  const auto ask_for = [&](int64_t r, int stage) {
+  const auto ask_for = [&](int r, int stage) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const bool exists = r < rows && in_row(n);
-      const int64_t at = exists ? r * C + first_c + n * apart : 0;
+      const int64_t at = exists ? int64_t(r) * C + first_c + n * apart : 0;
       copy_async<16>(place(stage, 0, n), dy + at, exists);
       copy_async<16>(place(stage, 1, n), x + at, exists);
       if (add) copy_async<16>(place(stage, 2, n), dx + at, exists);
     }
     commit_copies();  // also of a row that doesn't exist: groups are counted
   };
+  int r = int(blockIdx.x) * groups + group;
+  for (int stage = 0; stage < stages; ++stage) ask_for(r + stage * step, stage);
   // gamma is the same in every row: it stays in registers where there is room for it, and so do g
   // and xhat between the sums and the result.
   constexpr bool holds = N * V <= 16;
@@ -303,15 +320,12 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
     }
     return up;
   };
-  float sum_gamma[N][V] = {}, sum_beta[N][V] = {};
-  const int64_t begin = int64_t(blockIdx.x) * groups;
-  for (int stage = 0; stage < stages; ++stage) ask_for(begin + group + stage * step, stage);
+  float sums[N][centered ? 2 : 1][V] = {};  // for dgamma and dbeta
   float next_m = 0, next_s = 0;
-  if (begin + group < rows) next_s = rstd[begin + group];
-  if (centered && begin + group < rows) next_m = mean[begin + group];
+  if (r < rows) next_s = rstd[r];
+  if (centered && r < rows) next_m = mean[r];
   int stage = 0, turn = 0;
-  for (int64_t first = begin; first < rows; first += step) {
-    const int64_t r = first + group;
+  for (; r < rows; r += step) {
     const float m = next_m, s = next_s;
     if (r + step < rows) next_s = rstd[r + step];
     if (centered && r + step < rows) next_m = mean[r + step];
@@ -322,8 +336,8 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
       const Pack<T, V> up = compute(stage, n, m, s);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        sum_gamma[n][i] += float(up.v[i]) * xhat[n % held][i];
-        if (centered) sum_beta[n][i] += float(up.v[i]);
+        sums[n][0][i] += float(up.v[i]) * xhat[n % held][i];
+        if constexpr (centered) sums[n][1][i] += float(up.v[i]);
         if (centered) sum_g += g[n % held][i];
         sum_gx += g[n % held][i] * xhat[n % held][i];
       }
@@ -333,10 +347,13 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
     if (W > 1) {
       // Two exchanges in turn: nobody can be two barriers ahead, so one barrier a row is enough.
       if (lane == 0) exchange[turn][warp] = {sum_g, sum_gx};
-      __syncthreads();
-      const RowGradientSums other = exchange[turn][(group << log_W) + (lane & (W - 1))];
-      if (centered) sum_g = sum_over_lanes(other.g, W);
-      sum_gx = sum_over_lanes(other.gx, W);
+      sync_warps(1 + group, W);
+      sum_g = sum_gx = 0;
+      for (int w = 0; w < W; ++w) {
+        const RowGradientSums of_warp = exchange[turn][group * W + w];
+        if (centered) sum_g += of_warp.g;
+        sum_gx += of_warp.gx;
+      }
       turn ^= 1;
     }
     // dx = s (g - mean_g - xhat mean_gx)
@@ -353,19 +370,23 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
         const float gradient = s * g[n % held][i] - offset - slope * xhat[n % held][i];
         out[i] = add ? float(before.v[i]) + gradient : gradient;
       }
-      if (r < rows && in_row(n)) store<V>(dx + r * C + first_c + n * apart, out);
+      if (in_row(n)) store<V>(dx + int64_t(r) * C + first_c + n * apart, out);
     }
     ask_for(r + stages * step, stage);
     stage = stage + 1 == stages ? 0 : stage + 1;
   }
   wait_for_copies<0>();
   __syncthreads();  // nobody needs the ring any more
-  auto& tile = *reinterpret_cast<float(*)[Y][32 * V]>(ring);
+  float* const tile = reinterpret_cast<float*>(ring);
   const int64_t part = int64_t(blockIdx.x) * C;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    write_partials<V, Y>(dgamma_partials + part, tile, sum_gamma[n], n * W, W, C);
-    if (centered) write_partials<V, Y>(dbeta_partials + part, tile, sum_beta[n], n * W, W, C);
+    if constexpr (centered) {
+      write_partials({dgamma_partials + part, dbeta_partials + part}, tile, sums[n], n * W, W,
+                     groups, C);
+    } else {
+      write_partials({dgamma_partials + part}, tile, sums[n], n * W, W, groups, C);
+    }
   }
 }
 
@@ -401,9 +422,9 @@ __global__ void __launch_bounds__(256)
     row_norm_columns_kernel(T* dx, bool add, float* dgamma_partials, float* dbeta_partials,
                             const float* sums, const T* dy, const T* x, const float* mean,
                             const float* rstd, const float* gamma, int64_t rows, int C) {
-  SHARED(float, tile, [8][32 * V]);
+  SHARED(float, tile, [2 * 8 * 32 * V]);
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
-  float sum_gamma[V] = {}, sum_beta[V] = {};
+  float sums_of_columns[2][V] = {};  // for dgamma and dbeta
   if (c < C) {
     for (int64_t r = blockIdx.y * 8 + threadIdx.y; r < rows; r += gridDim.y * 8) {
       const float m = centered ? mean[r] : 0.0f, s = rstd[r];
@@ -416,8 +437,8 @@ __global__ void __launch_bounds__(256)
       for (int i = 0; i < V; ++i) {
         const float dy_rc = up.v[i], xhat = (float(in.v[i]) - m) * s;
         const float g = dy_rc * (gamma ? gamma[c + i] : 1.0f);
-        sum_gamma[i] += dy_rc * xhat;
-        sum_beta[i] += dy_rc;
+        sums_of_columns[0][i] += dy_rc * xhat;
+        sums_of_columns[1][i] += dy_rc;
         const float gradient = s * (g - mean_g - xhat * mean_gx);
         out.v[i] = T((dx && add ? float(out.v[i]) : 0.0f) + gradient);
       }
@@ -425,38 +446,38 @@ __global__ void __launch_bounds__(256)
     }
   }
   const int64_t part = int64_t(blockIdx.y) * C;
-  write_partials<V, 8>(dgamma_partials + part, tile, sum_gamma, int(blockIdx.x), 1, C);
-  if (centered) write_partials<V, 8>(dbeta_partials + part, tile, sum_beta, int(blockIdx.x), 1, C);
-}
-
-// How many warps share a row of C channels, if each lane has at most MOST packs of it. More than 8:
-// too long for v2.
-template <class T, int MOST>
-int warps_per_row(int64_t C) {
-  constexpr int64_t full = 16 / sizeof(T);
-  int W = 1;
-  while (C > W * 32 * MOST * full) W *= 2;
-  return W;
+  write_partials({dgamma_partials + part, dbeta_partials + part}, tile, sums_of_columns,
+                 int(blockIdx.x), 1, 8, C);
 }
 
 // Whether v2 can: full packs, rows of up to 6144 channels in bf16, and a gamma.
 template <class T>
 bool is_held_in_registers(const float* gamma, int64_t C) {
-  return gamma && vector_width<T>(C) == 16 / int(sizeof(T)) && warps_per_row<T, 3>(C) <= 8;
+  return gamma && vector_width<T>(C) == 16 / int(sizeof(T)) && C * sizeof(T) <= 8 * 3 * 32 * 16;
 }
 
-// Calls body with the packs of a lane, 1 to MOST, and the warps of a row.
-template <class T, int MOST, class F>
-void with_packs_per_lane(int64_t C, F&& body) {
+// Calls body with the packs of a lane and the warps of a row, W. Forward, W is a power of two, and
+// a lane has up to 4 packs.
+template <class T, class F>
+void with_packs_forward(int64_t C, F&& body) {
   constexpr int64_t full = 16 / sizeof(T);
-  const int W = warps_per_row<T, MOST>(C);
+  int W = 1;
+  while (C > W * 32 * 4 * full) W *= 2;
   const int64_t packs = (C + 32 * W * full - 1) / (32 * W * full);
   if (packs == 1) return body(std::integral_constant<int, 1>{}, W);
-  if constexpr (MOST > 1) {
-    if (packs == 2) return body(std::integral_constant<int, 2>{}, W);
-    if (packs == 3) return body(std::integral_constant<int, 3>{}, W);
-  }
-  if constexpr (MOST > 3) body(std::integral_constant<int, 4>{}, W);
+  if (packs == 2) return body(std::integral_constant<int, 2>{}, W);
+  if (packs == 3) return body(std::integral_constant<int, 3>{}, W);
+  body(std::integral_constant<int, 4>{}, W);
+}
+
+// For the backward pass, where W may be any number up to 8: so few packs to a lane that gamma, g
+// and xhat stay in registers, if that can be.
+template <class T, class F>
+void with_packs_backward(int64_t C, F&& body) {
+  const unsigned packs = unsigned(C * sizeof(T) / 16);
+  if (packs <= 4 * 32) return body(std::integral_constant<int, 1>{}, blocks_for(packs, 32));
+  if (packs <= 8 * 64) return body(std::integral_constant<int, 2>{}, blocks_for(packs, 64));
+  body(std::integral_constant<int, 3>{}, blocks_for(packs, 96));
 }
 
 template <bool centered, class T>
@@ -467,20 +488,20 @@ void row_norm_forward_gpu(T* y, float* mean, float* rstd, const T* x, const Bran
   constexpr int full = 16 / sizeof(T);
   if (!is_held_in_registers<T>(gamma, C)) {
     if (branch.f) add_branch_gpu(x, branch, rows, C);
-    launch(vector_width<T>(C) == full ? row_norm_forward_kernel_v1<centered, full, T>
-                                      : row_norm_forward_kernel_v1<centered, 1, T>,
-           blocks_for(rows, 8), dim3(32, 8))(y, mean, rstd, branch.f ? branch.sum : x, gamma, beta,
-                                             epsilon, rows, int(C));
+    launch_early(vector_width<T>(C) == full ? row_norm_forward_kernel_v1<centered, full, T>
+                                            : row_norm_forward_kernel_v1<centered, 1, T>,
+                 blocks_for(rows, 8), dim3(32, 8))(y, mean, rstd, branch.f ? branch.sum : x, gamma,
+                                                   beta, epsilon, rows, int(C));
     return;
   }
-  with_packs_per_lane<T, 4>(C, [&](auto packs, int W) {
+  with_packs_forward<T>(C, [&](auto packs, int W) {
     constexpr int N = packs();
     const int log_W = std::countr_zero(unsigned(W));
     const auto run = [&](auto adds, auto rows_at_once) {
       constexpr int R = rows_at_once();
-      launch(row_norm_forward_kernel<centered, adds(), R, full, N, T>, blocks_for(rows, 8 / W * R),
-             dim3(32, 8))(y, mean, rstd, x, branch, gamma, beta, epsilon, 1 / float(C), rows,
-                          int(C), log_W);
+      launch_early(row_norm_forward_kernel<centered, adds(), R, full, N, T>,
+                   blocks_for(rows, 8 / W * R), dim3(32, 8))(
+          y, mean, rstd, x, branch, gamma, beta, epsilon, 1 / float(C), rows, int(C), log_W);
     };
     using One = std::integral_constant<int, 1>;
     if (branch.f) return run(std::true_type{}, One{});
@@ -525,26 +546,24 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
                                                    mean, rstd, gamma, rows, int(C));
     return sums.add_to(dgamma, dbeta);
   }
-  const auto run = [&](auto packs, int W) {
+  with_packs_backward<T>(C, [&](auto packs, unsigned warps) {
     constexpr int N = packs();
     using Plan = RowNormBackward<N>;
-    // As many blocks as run at a time: then none has to wait, and partial sums are few.
+    const int W = int(warps);
+    require(rows < (int64_t(1) << 31), "a norm's ", rows, " rows are more than a kernel can count");
+    // As many blocks as run at a time: then none has to wait, and partial sums are few. And no more
+    // groups than it takes to be done after as many turns. (15 have barriers.)
+    const int most = W == 1 ? Plan::warps : std::min(Plan::warps / W, 15);
     const RowNormPartials sums(tape, row_parts(rows, 1, 8, Plan::blocks * multiprocessors()), C);
-    const int log_W = std::countr_zero(unsigned(W));
-    const size_t ring = size_t(row_norm_stages * (add ? 3 : 2) * N) * 32 * Plan::warps * 16;
-    launch(add ? row_norm_backward_kernel<centered, true, full, N, T>
-               : row_norm_backward_kernel<centered, false, full, N, T>,
-           sums.parts, dim3(32, Plan::warps), ring)(dx, sums.gamma, sums.beta, dy, x, mean, rstd,
-                                                    gamma, 1 / float(C), rows, int(C), log_W);
+    const int64_t turns = (rows + sums.parts * most - 1) / (sums.parts * most);
+    const unsigned groups = blocks_for(rows, sums.parts * turns);
+    const size_t ring = size_t(Plan::stages * (add ? 3 : 2) * N) * 32 * W * groups * 16;
+    launch_early(add ? row_norm_backward_kernel<centered, true, full, N, T>
+                     : row_norm_backward_kernel<centered, false, full, N, T>,
+                 sums.parts, dim3(32, warps, groups), ring)(
+        dx, sums.gamma, sums.beta, dy, x, mean, rstd, gamma, 1 / float(C), int(rows), int(C));
     sums.add_to(dgamma, dbeta);
-  };
-  // A lane with one pack takes few registers, but for a row of two warps or more they have to meet:
-  // that pays where there is one sum to agree on, and not two.
-  if (!centered && C <= 4 * 32 * full) {
-    with_packs_per_lane<T, 1>(C, run);
-  } else {
-    with_packs_per_lane<T, 3>(C, run);
-  }
+  });
 }
 
 }  // namespace dyt

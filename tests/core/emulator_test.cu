@@ -103,6 +103,48 @@ TEST(EmulatorKernels, AKernelLaunchedEarlyThatDoesNotWaitIsReported) {
   EXPECT_NE(message.find("emulator_test.cu"), std::string::npos) << message;
 }
 
+// Two groups of two warps, of which the second has more rounds than the first: each thread leaves
+// its number for the other warp of its group, `late` warps come to no barrier.
+__global__ void two_groups(float* out, int late) {
+  SHARED(float, tile, [2][128]);
+  const int t = int(threadIdx.x), group = t / 64;
+  float sum = 0;
+  for (int round = 0; round < 2 + group; ++round) {
+    tile[round % 2][t] = float(t + round);
+    if (t / 32 >= late) sync_warps(1 + group, 2);
+    sum += tile[round % 2][t ^ 32];
+  }
+  out[t] = sum;
+}
+
+TEST(EmulatorKernels, GroupsOfWarpsHaveBarriersOfTheirOwn) {
+  const OnDevice<float> out(128);
+  const auto check = [&](const char* order) {
+    launch(two_groups, 1, 128)(out.data(), 0);
+    const std::vector<float> sums = out.host();
+    for (int t = 0; t < 128; ++t) {
+      const int other = t ^ 32;
+      EXPECT_EQ(sums[size_t(t)], float(t < 64 ? 2 * other + 1 : 3 * other + 3)) << order << t;
+    }
+  };
+  check("ascending");
+  for_other_thread_orders(check);
+  const std::string message = message_of([&] { launch(two_groups, 1, 128)(out.data(), 1); });
+  EXPECT_NE(message.find("divergent barrier: thread (32,0,0)"), std::string::npos) << message;
+}
+
+__global__ void far_apart() {
+  if (threadIdx.x / 32 != 1) sync_warps(1, 2);
+}
+__global__ void barrier_of_the_block() { sync_warps(0, 2); }
+
+TEST(EmulatorKernels, BarriersThatNoGroupCanHaveAreReported) {
+  EXPECT_NE(message_of([] { launch(far_apart, 1, 96)(); }).find("no neighbours"),
+            std::string::npos);
+  EXPECT_NE(message_of([] { launch(barrier_of_the_block, 1, 64)(); }).find("1 to 15"),
+            std::string::npos);
+}
+
 __global__ void half_a_warp(float* out) {
   float v = 1;
   if (threadIdx.x < 16) v = __shfl_xor_sync(0xffffffffu, v, 1);

@@ -98,7 +98,7 @@ def gelu(kind, number):
 
 KERNELS = [
     *row_norm("LayerNorm, 4096 channels", "layers/layernorm.cu", "true", 4, 2),
-    *row_norm("LayerNorm, 768 channels", "layers/layernorm.cu", "true", 3, 3, rows=2),
+    *row_norm("LayerNorm, 768 channels", "layers/layernorm.cu", "true", 3, 1, rows=2),
     *row_norm("RMSNorm, 4096 channels", "layers/rmsnorm.cu", "false", 4, 2),
     *row_norm("RMSNorm, 768 channels", "layers/rmsnorm.cu", "false", 3, 1),
     *gelu("tanh", 1),

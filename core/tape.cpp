@@ -40,6 +40,16 @@ Tensor Tape::empty(Shape shape, DType dtype) {
   return t;
 }
 
+unsigned* Tape::zeros(int64_t count) {
+  const size_t bytes = size_t(count) * sizeof(unsigned);
+  if (bytes > zeros_.bytes()) {
+    synchronize(device_);  // nobody may be counting there any more
+    zeros_ = Buffer(device_, std::max(bytes, size_t(1) << 16));
+    fill_zero(device_, zeros_.data(), zeros_.bytes());
+  }
+  return static_cast<unsigned*>(zeros_.data());
+}
+
 Tensor Tape::upload(Shape shape, DType dtype, const void* host, bool wants_gradient) {
   const Tensor t = wants_gradient ? empty(shape, dtype) : constant(shape, dtype);
   copy_to_device(device_, t.data, host, size_t(t.size()) * size_of(dtype));

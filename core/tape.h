@@ -54,6 +54,8 @@ class Tape {
   T* scratch(int64_t count) {
     return static_cast<T*>(arena_.allocate(size_t(count) * sizeof(T)));
   }
+  // Counts for kernels: 0, and to be left at 0.
+  unsigned* zeros(int64_t count);
   // A tensor with these values, wanting a gradient or not.
   Tensor upload(Shape shape, DType dtype, const void* host, bool wants_gradient = false);
 
@@ -113,6 +115,7 @@ class Tape {
   uint64_t seed_, step_ = 0, random_ops_ = 0;
   const uint64_t* later_ = nullptr;
   Arena arena_;
+  Buffer zeros_;
   std::vector<Entry> entries_;
   std::vector<std::pair<size_t, void*>> free_gradients_;   // bytes, place
   std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here

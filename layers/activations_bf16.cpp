@@ -13,7 +13,7 @@
 
 namespace dyt {
 
-template void grouped_statistics_cpu(float*, float*, float*, const bf16*, float,
+template void grouped_statistics_cpu(float*, float*, const Running<float>&, const bf16*, float,
                                      const GroupedShape&);
 template void grouped_normalize_cpu<false>(bf16*, const bf16*, const Normalization<float>&,
                                            const GroupedShape&);

@@ -24,22 +24,6 @@ namespace {
 // (2) The CPU loops -------------------------------------------------------------------------------
 
 template <class A>
-struct Running {  // each (C), but batches (1), which may be null
-  A *mean, *variance, *batches;
-};
-
-template <class A>
-void update_running_cpu(Running<A> running, const A* mean, const A* variance, A momentum,
-                        int64_t rows, int64_t C) {
-  const A unbiased = A(rows) / A(rows - 1);
-  for (int64_t c = 0; c < C; ++c) {
-    running.mean[c] += momentum * (mean[c] - running.mean[c]);
-    running.variance[c] += momentum * (variance[c] * unbiased - running.variance[c]);
-  }
-  if (running.batches) *running.batches += 1;
-}
-
-template <class A>
 void read_running_cpu(A* mean, A* rstd, Running<A> running, A epsilon, int64_t C) {
   for (int64_t c = 0; c < C; ++c) {
     mean[c] = running.mean[c];
@@ -50,20 +34,9 @@ void read_running_cpu(A* mean, A* rstd, Running<A> running, A epsilon, int64_t C
 // (3) The kernels ---------------------------------------------------------------------------------
 
 // One thread per channel, tiny.
-__global__ void update_running_kernel(Running<float> running, const float* mean,
-                                      const float* variance, float momentum, float unbiased,
-                                      int64_t C) {
-  wait_for_kernel_before();
-  let_next_kernel_begin();
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (c >= C) return;
-  running.mean[c] += momentum * (mean[c] - running.mean[c]);
-  running.variance[c] += momentum * (variance[c] * unbiased - running.variance[c]);
-  if (c == 0 && running.batches) *running.batches += 1;
-}
-
 __global__ void read_running_kernel(float* mean, float* rstd, Running<float> running, float epsilon,
                                     int64_t C) {
+  wait_for_kernel_before();
   let_next_kernel_begin();
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= C) return;
@@ -72,21 +45,11 @@ __global__ void read_running_kernel(float* mean, float* rstd, Running<float> run
 }
 
 template <class A>
-void update_running(const Tape& tape, Running<A> running, const A* mean, const A* variance,
-                    float momentum, int64_t rows, int64_t C) {
-  if (tape.on_cpu()) return update_running_cpu(running, mean, variance, A(momentum), rows, C);
-  if constexpr (gpu_computes<A>) {
-    launch_early(update_running_kernel, blocks_for(C, 128), 128)(running, mean, variance, momentum,
-                                                                 float(rows) / float(rows - 1), C);
-  }
-}
-
-template <class A>
 void read_running(const Tape& tape, A* mean, A* rstd, Running<A> running, float epsilon,
                   int64_t C) {
   if (tape.on_cpu()) return read_running_cpu(mean, rstd, running, A(epsilon), C);
   if constexpr (gpu_computes<A>) {
-    launch(read_running_kernel, blocks_for(C, 128), 128)(mean, rstd, running, epsilon, C);
+    launch_early(read_running_kernel, blocks_for(C, 128), 128)(mean, rstd, running, epsilon, C);
   }
 }
 
@@ -124,12 +87,10 @@ Tensor batchnorm(Tape& tape, const Tensor& x, const BatchnormParameters& p,
     using T = decltype(t);
     using A = Acc<T>;
     const Running<A> running{p.running_mean->as<A>(), p.running_variance->as<A>(),
-                             p.batches ? p.batches->as<A>() : nullptr};
+                             p.batches ? p.batches->as<A>() : nullptr, options.momentum};
     if (of_this_batch) {
-      A* variance = tape.scratch<A>(C);
-      grouped_statistics(tape, mean.as<A>(), variance, rstd.as<A>(), x.as<T>(), options.epsilon,
+      grouped_statistics(tape, mean.as<A>(), rstd.as<A>(), running, x.as<T>(), options.epsilon,
                          shape);
-      update_running(tape, running, mean.as<A>(), variance, options.momentum, rows, C);
     } else {
       read_running(tape, mean.as<A>(), rstd.as<A>(), running, options.epsilon, C);
     }

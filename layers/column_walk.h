@@ -19,15 +19,16 @@ struct ColumnGrid {
 
 // The grid for `samples` matrices (rows, C), sample blockIdx.z, whose columns are summed: as many
 // blocks as run at a time, 3 on each SM, so that partial sums are few; at least 4 rows for a
-// thread.
+// thread. With fewer packs side by side than 32 there are fewer parts; 8 are 128 bytes of a row.
 template <class T>
 ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1,
-                       int64_t blocks = 3 * multiprocessors(), int64_t rows_per_thread = 4) {
+                       int64_t blocks = 3 * multiprocessors(), int64_t rows_per_thread = 4,
+                       unsigned most_packs = 32) {
   require(samples <= 65535 && C < (int64_t(1) << 31) && rows < (int64_t(1) << 31),
           "a kernel can't count ", samples, " samples of ", rows, " rows of ", C, " channels");
   const int V = vector_width<T>(C);
   unsigned X = 1;
-  while (X < 32 && X * V < C) X *= 2;
+  while (X < (V > 1 ? most_packs : 32) && X * V < C) X *= 2;
   const unsigned Y = 256 / X, columns = blocks_for(C, X * V);
   int64_t parts =
       std::min<int64_t>(65535, row_parts(rows, columns * samples, rows_per_thread * Y, blocks));
@@ -36,11 +37,11 @@ ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1,
   return {V, dim3(columns, unsigned(parts), unsigned(samples)), dim3(X, Y), parts};
 }
 
-// The same where nothing is summed: blocks of 8 rows for a thread, however many there are. Small
-// pieces spread evenly over the SMs.
+// The same where nothing is summed: blocks of 4 rows for a thread, however many there are. Small
+// pieces spread evenly over the SMs, and all that a thread reads is asked for at once.
 template <class T>
 ColumnGrid column_map_grid(int64_t rows, int64_t C, int64_t samples = 1) {
-  return column_grid<T>(rows, C, samples, int64_t(1) << 40, 8);
+  return column_grid<T>(rows, C, samples, int64_t(1) << 40, 4);
 }
 
 // Which rows a part has, and in which order the parts come.
@@ -69,11 +70,13 @@ struct ColumnPlace {
   }
 };
 
-// How many of `rows` rows are in stripe `part` of so many, of Y rows in turn.
-HOST_DEVICE inline int rows_of_stripe(int rows, int part, int parts, int Y) {
-  const int turn = parts * Y, left = rows % turn - part * Y;
-  return rows / turn * Y + (left < 0 ? 0 : left < Y ? left : Y);
-}
+// How many of `rows` rows each of so many stripes has, of Y rows in turn.
+struct StripeRows {
+  int of_all, left, Y;  // what every stripe has; rows of the last turn
+  __device__ StripeRows(int rows, int parts, int Y)
+      : of_all(rows / (parts * Y) * Y), left(rows % (parts * Y)), Y(Y) {}
+  __device__ int of(int part) const { return of_all + min(max(left - part * Y, 0), Y); }
+};
 
 // numbers[i] = from[c + i], or `otherwise` if there is no such vector.
 template <int V>
@@ -136,6 +139,52 @@ __device__ inline void write_column_sums(float* sums, const float (&held)[V], in
     if (c < C) sums[c] = sum;
   }
   __syncthreads();
+}
+
+// Whether this block is the last one of its column (blockIdx.x, blockIdx.z) to come here. If so, it
+// sees what all of them have written before, but for what its SM's own cache knows: read it by
+// __ldcg. arrived: for each column a count, 0 before and after. To be called by all threads.
+__device__ inline bool is_last_of_column(unsigned* arrived) {
+  SHARED(bool, last, [1]);
+  __syncthreads();  // the block has written
+  if (threadIdx.x == 0 && threadIdx.y == 0) {
+    unsigned& blocks = arrived[blockIdx.z * gridDim.x + blockIdx.x];
+    __threadfence();
+    last[0] = atomicAdd(&blocks, 1u) == gridDim.y - 1;
+    __threadfence();
+    if (last[0]) blocks = 0;
+  }
+  __syncthreads();
+  return last[0];
+}
+
+// For a column's last block: puts together, for each of its up to 256 channels c, what of_part(p,
+// c) has of each part p, and calls finish(c, that). A Held has merge(Held), and as made by Held{}
+// it holds nothing. The parts are merged in an order that depends on their number only; 8 of them
+// are asked for before the first is merged.
+template <int V, class Held, class OfPart, class Finish>
+__device__ inline void over_parts(int64_t C, OfPart&& of_part, Finish&& finish) {
+  SHARED(Held, tile, [256]);
+  const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
+  const int channels = X * V, parts = int(gridDim.y), at_once = 256 / channels;
+  const int j = thread % channels;
+  const int64_t c = int64_t(blockIdx.x) * channels + j;
+  Held all{};
+  for (int first = thread / channels; first < parts; first += 8 * at_once) {
+    Held some[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const int part = first + k * at_once;
+      some[k] = part < parts && c < C ? of_part(part, c) : Held{};
+    }
+#pragma unroll
+    for (int k = 0; k < 8; ++k) all.merge(some[k]);
+  }
+  tile[thread] = all;
+  __syncthreads();
+  if (thread >= channels || c >= C) return;
+  for (int k = 1; k < at_once; ++k) all.merge(tile[k * channels + j]);
+  finish(c, all);
 }
 
 }  // namespace dyt

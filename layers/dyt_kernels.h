@@ -13,6 +13,8 @@ namespace dyt {
 template <class Phi, class T>
 __global__ void dyt_forward_kernel_v1(T* y, const T* x, const float* alpha, const float* shift,
                                       const float* gamma, const float* beta, int64_t n, int64_t C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
   const int64_t c = i % C;
@@ -28,6 +30,8 @@ template <class Phi, bool adds, int V, class T>
 __global__ void __launch_bounds__(256)
     dyt_forward_kernel(T* y, const T* x, Branch<T> branch, const float* alpha, const float* shift,
                        const float* gamma, const float* beta, int64_t rows, int64_t C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const ColumnPlace at(V, rows);
   if (at.c >= C) return;
   const float a = alpha ? *alpha : 1.0f, s = shift ? *shift : 0.0f;
@@ -118,6 +122,8 @@ __global__ void __launch_bounds__(256)
     dyt_backward_kernel_v1(T* dx, float* dgamma_partials, float* dbeta_partials,
                            float* scalar_partials, const T* dy, const T* x, const float* alpha,
                            const float* shift, const float* gamma, int64_t rows, int64_t C) {
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   const ColumnPlace at(V, rows);
   BackwardSums<Phi, V> sums(alpha, shift, gamma, at.c, C);
   const auto load_row = [&](int64_t r) {
@@ -143,7 +149,8 @@ __global__ void __launch_bounds__(256, 3)
     dyt_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials,
                         float* scalar_partials, const T* dy, const T* x, const float* alpha,
                         const float* shift, const float* gamma, int64_t rows, int64_t C) {
-  let_next_kernel_begin();  // which adds up the partial sums
+  wait_for_kernel_before();
+  let_next_kernel_begin();
   constexpr int stages = backward_stages, streams = add ? 3 : 2;
   DYNAMIC_SHARED(uint4, ring);  // (stages, streams, 256): x, dy and what is in dx
   const ColumnPlace at(V, rows, RowOrder::stripes);
@@ -160,9 +167,9 @@ __global__ void __launch_bounds__(256, 3)
     }
     commit_copies();  // also of a row that doesn't exist: groups are counted
   };
-  BackwardSums<Phi, V> sums(alpha, shift, gamma, at.c, C);
   int64_t r = at.begin + threadIdx.y;
   for (int stage = 0; stage < stages; ++stage) ask_for(r + stage * step, stage);
+  BackwardSums<Phi, V> sums(alpha, shift, gamma, at.c, C);
   for (int stage = 0; at.c < C && r < at.end; r += step) {
     wait_for_copies<stages - 1>();
     const Pack<T, V> in = load<V>(place(stage, 0)), up = load<V>(place(stage, 1));
@@ -184,14 +191,14 @@ void dyt_forward_gpu(T* y, const T* x, const Branch<T>& branch, const float* alp
   constexpr int full = 16 / sizeof(T);
   const ColumnGrid g = column_map_grid<T>(rows, C);
   if (g.V == full) {
-    launch(dyt_forward_kernel<Phi, adds, full, T>, g.grid, g.block)(y, x, branch, alpha, shift,
-                                                                    gamma, beta, rows, C);
+    launch_early(dyt_forward_kernel<Phi, adds, full, T>, g.grid, g.block)(
+        y, x, branch, alpha, shift, gamma, beta, rows, C);
     return;
   }
   if (adds) add_branch_gpu(x, branch, rows, C);
   const int64_t n = rows * C;
-  launch(dyt_forward_kernel_v1<Phi, T>, blocks_for(n, 256), 256)(y, adds ? branch.sum : x, alpha,
-                                                                 shift, gamma, beta, n, C);
+  launch_early(dyt_forward_kernel_v1<Phi, T>, blocks_for(n, 256), 256)(
+      y, adds ? branch.sum : x, alpha, shift, gamma, beta, n, C);
 }
 
 template <class Phi, bool add, class T>
@@ -206,8 +213,8 @@ void dyt_backward_gpu(Tape& tape, T* dx, float* dalpha, float* dshift, float* dg
   const auto kernel =
       g.V == full ? dyt_backward_kernel<Phi, add, full, T> : dyt_backward_kernel_v1<Phi, add, 1, T>;
   const size_t ring = g.V == full ? size_t(backward_stages * (add ? 3 : 2)) * 256 * 16 : 0;
-  launch(kernel, g.grid, g.block, ring)(dx, partials, partials + g.parts * C, scalars, dy, x, alpha,
-                                        shift, gamma, rows, C);
+  launch_early(kernel, g.grid, g.block, ring)(dx, partials, partials + g.parts * C, scalars, dy, x,
+                                              alpha, shift, gamma, rows, C);
   add_partials_gpu({{dgamma, partials, g.parts, C, C},
                     {dbeta, partials + g.parts * C, g.parts, C, C},
                     {dalpha, scalars, blocks, 1, 2},

@@ -49,12 +49,34 @@ struct GroupedShape {
 template <class A>
 struct Moments {
   A n = 0, mean = 0, squares = 0;
+  // (No branch: a GPU could not have asked for the next ones in the meantime.)
   HOST_DEVICE void merge(const Moments& other) {
-    if (other.n == 0) return;
-    const A total = n + other.n, share = other.n / total, d = other.mean - mean;
+    const A total = n + other.n, share = quotient(other.n, std::max(total, A(1)));
+    const A d = other.mean - mean;
     mean += d * share;
     squares += other.squares + d * d * n * share;
     n = total;
+  }
+  HOST_DEVICE static A quotient(A a, A b) {
+#if defined(__CUDA_ARCH__)
+    return __fdividef(a, b);  // within 2 units in the last place, in 2 instructions instead of 10
+#else
+    return a / b;
+#endif
+  }
+};
+
+// Running statistics (C), which follow those of a batch: running += momentum (of this batch -
+// running), with the unbiased variance; the batches seen. Null where there are none.
+template <class A>
+struct Running {
+  A *mean = nullptr, *variance = nullptr, *batches = nullptr;
+  float momentum = 0;
+  HOST_DEVICE void follow(int64_t c, A of_mean, A of_variance, int64_t rows) const {
+    const A unbiased = A(rows) / A(rows - 1);
+    mean[c] += A(momentum) * (of_mean - mean[c]);
+    variance[c] += A(momentum) * (of_variance * unbiased - variance[c]);
+    if (c == 0 && batches) *batches += 1;
   }
 };
 
@@ -111,9 +133,9 @@ void column_moments_cpu(A* mean, A* squares, const T* x, int64_t rows, int64_t C
   }
 }
 
-// mean, variance, rstd (B, G) of x (B, R, C).
+// mean, rstd (B, G) of x (B, R, C).
 template <class T, class A = Acc<T>>
-void grouped_statistics_cpu(A* mean, A* variance, A* rstd, const T* x, A epsilon,
+void grouped_statistics_cpu(A* mean, A* rstd, const Running<A>& running, const T* x, A epsilon,
                             const GroupedShape& s) {
   const int64_t P = cpu_parts(s), C = s.C;
   std::vector<A> means(size_t(s.B * P * C)), squares(size_t(s.B * P * C));
@@ -131,9 +153,10 @@ void grouped_statistics_cpu(A* mean, A* variance, A* rstd, const T* x, A epsilon
         all.merge({rows, means[size_t(i)], squares[size_t(i)]});
       }
     }
+    const A variance = all.squares / all.n;
     mean[group] = all.mean;
-    variance[group] = all.squares / all.n;
-    rstd[group] = 1 / std::sqrt(variance[group] + epsilon);
+    rstd[group] = 1 / std::sqrt(variance + epsilon);
+    if (running.mean) running.follow(group, all.mean, variance, s.R);
   }
 }
 
@@ -273,8 +296,8 @@ void grouped_backward_cpu(T* dx, bool add, A* dgamma, A* dbeta, const T* dy, con
 }
 
 // For bf16 they are made in layers/activations_bf16.cpp.
-extern template void grouped_statistics_cpu(float*, float*, float*, const bf16*, float,
-                                            const GroupedShape&);
+extern template void grouped_statistics_cpu(float*, float*, const Running<float>&, const bf16*,
+                                            float, const GroupedShape&);
 extern template void grouped_normalize_cpu<false>(bf16*, const bf16*, const Normalization<float>&,
                                                   const GroupedShape&);
 extern template void grouped_normalize_cpu<true>(bf16*, const bf16*, const Normalization<float>&,

@@ -104,11 +104,11 @@ TEST(Batchnorm, AgreesWithPyTorch) {
 TEST(BatchnormKernels, AgreeWithTheCpuAtAwkwardShapes) {
   SKIP_WITHOUT_KERNELS();
   for (const Shape& shape : {Shape{7, 8}, Shape{5, 1}, Shape{3, 7, 33}, Shape{2, 197, 16},
-                             Shape{2, 33, 48}, Shape{65, 264}}) {
+                             Shape{2, 33, 48}, Shape{65, 264}, Shape{601, 72}, Shape{2, 300, 5}}) {
     check_kernels(batchnorm_case(shape));
   }
   check_kernels(batchnorm_case({3, 7, 12}, {.frozen = true}));
-  for (const Shape& shape : {Shape{7, 8}, Shape{3, 7, 33}, Shape{65, 264}}) {
+  for (const Shape& shape : {Shape{7, 8}, Shape{3, 7, 33}, Shape{65, 264}, Shape{601, 72}}) {
     check_kernels(batchnorm_case(shape, {.relu = true}));
   }
 }

@@ -39,6 +39,7 @@ TEST(GroupnormKernels, AgreeWithTheCpuAtAwkwardShapes) {
   check_kernels(groupnorm_case({2, 197, 33}, 11));
   check_kernels(groupnorm_case({2, 1, 1, 64}, 4));
   check_kernels(groupnorm_case({1, 3, 3, 264}, 1));
+  check_kernels(groupnorm_case({1, 20, 30, 72}, 8));  // rows in several parts
 }
 
 TEST(Groupnorm, WithActivationsInBf16AgreesWithF32) {

@@ -117,12 +117,10 @@ struct ThreePacks {
   Pack<T, V> first, second, third;
 };
 
-// sums[c] = the sum, over the block's Y threads of one column, of what they hold: first over the
-// rows of a warp, by shuffles, then over the 8 warps. To be called by all threads of the block;
-// `sums` is the first channel of the sample or part, of C.
+// Sums over the block's Y threads of one column, of what they hold: first over the rows of a warp,
+// by shuffles, then over its 8 warps, which meet in a tile.
 template <int V>
-__device__ inline void write_column_sums(float* sums, const float (&held)[V], int64_t C) {
-  SHARED(float, tile, [8][32 * V]);
+__device__ inline void put_into_tile(float (&tile)[8][32 * V], const float (&held)[V]) {
   const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   const int warp = thread / 32, lane = thread % 32;
 #pragma unroll
@@ -131,13 +129,38 @@ __device__ inline void write_column_sums(float* sums, const float (&held)[V], in
     for (int m = 16; m >= X; m /= 2) sum += __shfl_xor_sync(all_lanes, sum, m);
     if (lane < X) tile[warp][i * X + lane] = sum;
   }
-  __syncthreads();
+}
+template <int V>
+__device__ inline void write_from_tile(float* sums, const float (&tile)[8][32 * V], int64_t C) {
+  const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   for (int k = thread; k < X * V; k += 256) {
     float sum = 0;
     for (int w = 0; w < 8; ++w) sum += tile[w][k];
     const int64_t c = (int64_t(blockIdx.x) * X + k % X) * V + k / X;
     if (c < C) sums[c] = sum;
   }
+}
+
+// sums[c] = that sum of `held`; `sums` is the first channel of the sample or part, of C. To be
+// called by all threads of the block.
+template <int V>
+__device__ inline void write_column_sums(float* sums, const float (&held)[V], int64_t C) {
+  SHARED(float, tile, [8][32 * V]);
+  put_into_tile(tile, held);
+  __syncthreads();
+  write_from_tile<V>(sums, tile, C);
+  __syncthreads();
+}
+// Of two at once.
+template <int V>
+__device__ inline void write_column_sums(float* sums, const float (&held)[V], float* more_sums,
+                                         const float (&more_held)[V], int64_t C) {
+  SHARED(float, tiles, [2][8][32 * V]);
+  put_into_tile(tiles[0], held);
+  put_into_tile(tiles[1], more_held);
+  __syncthreads();
+  write_from_tile<V>(sums, tiles[0], C);
+  write_from_tile<V>(more_sums, tiles[1], C);
   __syncthreads();
 }
 

@@ -100,8 +100,8 @@ struct BackwardSums {
   }
   __device__ void write(float* dgamma_partials, float* dbeta_partials, float* scalar_partials,
                         int64_t C) {
-    write_column_sums<V>(dgamma_partials + blockIdx.y * C, gamma, C);
-    write_column_sums<V>(dbeta_partials + blockIdx.y * C, beta, C);
+    write_column_sums<V>(dgamma_partials + blockIdx.y * C, gamma, dbeta_partials + blockIdx.y * C,
+                         beta, C);
     // The 256 sums for alpha and shift: a butterfly in each warp, then over the 8 warps.
     SHARED(float, tile, [8][2]);
     const int thread = int(threadIdx.y * blockDim.x + threadIdx.x);

@@ -234,8 +234,7 @@ __global__ void __launch_bounds__(256)
     for (int i = 0; i < V; ++i) product[i] *= held.rstd[i];
   }
   const int64_t part = b * gridDim.y + blockIdx.y;
-  write_column_sums<V>(sum_dy + part * s.C, sum, s.C);
-  write_column_sums<V>(sum_dyx + part * s.C, product, s.C);
+  write_column_sums<V>(sum_dy + part * s.C, sum, sum_dyx + part * s.C, product, s.C);
   if (!is_last_of_column(arrived)) return;
   over_parts<V, SumAndProduct>(
       s.C,

@@ -166,10 +166,12 @@ __device__ inline void write_column_sums(float* sums, const float (&held)[V], fl
 
 // Whether this block is the last one of its column (blockIdx.x, blockIdx.z) to come here. If so, it
 // sees what all of them have written before, but for what its SM's own cache knows: read it by
-// __ldcg. arrived: for each column a count, 0 before and after. To be called by all threads.
+// __ldcg. arrived: for each column a count, 0 before and after; not needed for one part. To be
+// called by all threads.
 __device__ inline bool is_last_of_column(unsigned* arrived) {
   SHARED(bool, last, [1]);
   __syncthreads();  // the block has written
+  if (gridDim.y == 1) return true;
   if (threadIdx.x == 0 && threadIdx.y == 0) {
     unsigned& blocks = arrived[blockIdx.z * gridDim.x + blockIdx.x];
     __threadfence();

@@ -336,7 +336,7 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* rstd, const Running<
     to.channel_squares = tape.scratch<float>(s.B * s.C);
   }
   launch_early(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
-               g.block)(means, squares, tape.zeros(g.grid.x * s.B), to, x, s);
+               g.block)(means, squares, tape.zeros(g.parts > 1 ? g.grid.x * s.B : 0), to, x, s);
   if (s.G == s.C) return;
   launch_early(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(to, s);
 }
@@ -371,8 +371,8 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
     if (s.G == s.C) sums.mean_g = mean_g, sums.mean_gx = mean_gx;
   }
   launch_early(g.V == full ? grouped_sums_kernel<relu, full, T> : grouped_sums_kernel<relu, 1, T>,
-               g.grid, g.block)(partials, partials + channels * g.parts, tape.zeros(g.grid.x * s.B),
-                                sums, dy, x, n, s);
+               g.grid, g.block)(partials, partials + channels * g.parts,
+                                tape.zeros(g.parts > 1 ? g.grid.x * s.B : 0), sums, dy, x, n, s);
   if (s.B > 1) {
     add_partials_gpu({{dbeta, sums.dy, s.B, s.C, s.C}, {dgamma, sums.dyx, s.B, s.C, s.C}});
   }

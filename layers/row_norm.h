@@ -253,8 +253,8 @@ __device__ inline void write_partials(float* const (&to)[S], float* tile, const 
 //
 // While a warp waits, for its row or for the others' sums, there must be others with something to
 // do, and there are as many partial sums as blocks: so an SM has one block of as many warps as the
-// registers of N packs to a lane allow (for rows of 3 packs two blocks, as the sums of a row of 8
-// warps need all of one). The groups don't wait for each other.
+// registers of N packs to a lane allow, or, where these are few, two blocks of one row each. The
+// groups don't wait for each other.
 template <int N>
 struct RowNormBackward {
   static constexpr int warps = N == 1 ? 28 : N == 2 ? 16 : 8;  // of a block, at most
@@ -550,7 +550,7 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
     constexpr int N = packs();
     using Plan = RowNormBackward<N>;
     const int W = int(warps);
-    require(rows < (int64_t(1) << 31), "a norm's ", rows, " rows are more than a kernel can count");
+    require(rows < (int64_t(1) << 30), "a norm's ", rows, " rows are more than a kernel can count");
     // As many blocks as run at a time: then none has to wait, and partial sums are few. And no more
     // groups than it takes to be done after as many turns. (15 have barriers.)
     const int most = W == 1 ? Plan::warps : std::min(Plan::warps / W, 15);

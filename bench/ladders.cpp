@@ -190,7 +190,7 @@ void add_mlp(std::vector<KernelCase>& cases, const Size& s) {
                            p.add("b2", {C}, Init::zeros());
                          },
                      .run =
-                         [kind](Tape& tape, const Inputs& x, Parameters& p) {
+                         [kind = kind](Tape& tape, const Inputs& x, Parameters& p) {
                            return mlp(tape, x[0],
                                       {.w1 = &p.find("w1"),
                                        .b1 = &p.find("b1"),
@@ -212,7 +212,7 @@ void add_linears(std::vector<KernelCase>& cases, const Size& s) {
   for (const auto& [rung, kind] :
        {std::pair{"bias + gelu, erf", Gelu::erf}, std::pair{"bias + gelu, tanh", Gelu::tanh}}) {
     cases.push_back(linear_case(
-        s, 4 * s.channels, "linear_gelu", rung, [kind](Tape& tape, const Inputs& x, Parameters& p) {
+        s, 4 * s.channels, "linear_gelu", rung, [kind = kind](Tape& tape, const Inputs& x, Parameters& p) {
           return linear_gelu(tape, x[0], p.find("weight"), p.find("bias"), kind);
         }));
   }

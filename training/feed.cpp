@@ -32,7 +32,8 @@ Feed::~Feed() {
 
 const DeviceBatch& Feed::send(const HostBatch& batch, size_t place) {
   while (places_.size() <= place) places_.emplace_back();
-  auto& [memory, tensors] = places_[place];
+  Buffer& memory = places_[place].memory;
+  DeviceBatch& tensors = places_[place].tensors;
   const size_t bytes = place_arrays(batch, [](const HostArray&, size_t) {});
   if (bytes > memory.bytes()) memory = Buffer(device_, bytes);
   tensors.clear();

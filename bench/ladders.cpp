@@ -211,10 +211,11 @@ void add_linears(std::vector<KernelCase>& cases, const Size& s) {
                               }));
   for (const auto& [rung, kind] :
        {std::pair{"bias + gelu, erf", Gelu::erf}, std::pair{"bias + gelu, tanh", Gelu::tanh}}) {
-    cases.push_back(linear_case(
-        s, 4 * s.channels, "linear_gelu", rung, [kind = kind](Tape& tape, const Inputs& x, Parameters& p) {
-          return linear_gelu(tape, x[0], p.find("weight"), p.find("bias"), kind);
-        }));
+    cases.push_back(linear_case(s, 4 * s.channels, "linear_gelu", rung,
+                                [kind = kind](Tape& tape, const Inputs& x, Parameters& p) {
+                                  return linear_gelu(tape, x[0], p.find("weight"), p.find("bias"),
+                                                     kind);
+                                }));
   }
 }
 

@@ -1,5 +1,6 @@
 #include "core/emulator.h"
 
+#include <omp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -82,6 +83,7 @@ struct Unwind {};  // thrown in waiting threads once another one has failed
 enum class State {
   fresh,
   ready,
+  at_kernel_before,
   at_block_barrier,
   at_warps_barrier,
   at_warp_barrier,
@@ -128,6 +130,9 @@ struct Block {
   std::vector<std::pair<const void*, void*>> shared_arrays;  // key, address
   StackPool stacks;
   bool in_kernel = false;
+  // Of a kernel launched early, until its threads wait for the kernel before: these threads.
+  bool before_wait = false;
+  std::vector<int> waiting_for_kernel;
 
   int size() const { return int(threads.size()); }
 };
@@ -216,7 +221,7 @@ void start_worker() {
   int waits = -1;
   for (int t = 0; t < block.size() && waits < 0; ++t) {
     const State s = block.threads[size_t(t)].state;
-    if (s != State::done && s != State::fresh) waits = t;
+    if (s != State::done && s != State::fresh && s != State::at_kernel_before) waits = t;
   }
   const Thread& waiting = block.threads[size_t(waits)];
   int other = -1;  // preferably of the same warp, if it's the warp that is stuck
@@ -233,7 +238,9 @@ void start_worker() {
   if (other >= 0) {
     const Thread& thread = block.threads[size_t(other)];
     sentence += ", which thread " + text(index_of(other)) + " never reaches: it " +
-                (thread.state == State::done ? "has finished" : "waits at " + text(thread.where));
+                (thread.state == State::done               ? "has finished"
+                 : thread.state == State::at_kernel_before ? "is in wait_for_kernel_before()"
+                                                           : "waits at " + text(thread.where));
   }
   throw Error(sentence);
 }
@@ -259,7 +266,7 @@ void run_ready() {
   }
 }
 
-void run_block(uint64_t block_number) {
+void begin_block(uint64_t block_number) {
   const int threads = int(blockDim.x * blockDim.y * blockDim.z);
   block.threads.clear();
   block.threads.resize(size_t(threads));
@@ -279,6 +286,7 @@ void run_block(uint64_t block_number) {
   block.next = 0;
   block.ready.clear();
   block.unfinished = threads;
+  block.waiting_for_kernel.clear();
   block.at_barrier = 0;
   for (auto& threads : block.at_warps_barrier) threads.clear();
   block.error = nullptr;
@@ -287,8 +295,11 @@ void run_block(uint64_t block_number) {
   unpoison(block.shared.get(), max_shared_bytes);
   std::memset(block.shared.get(), 0xff, block.dynamic_bytes);
   poison(block.shared.get() + block.dynamic_bytes, max_shared_bytes - block.dynamic_bytes);
+}
 
-  while (block.unfinished > 0 && !block.error) {
+// Lets the block's threads run until all are done or, before_wait, wait for the kernel before.
+void run_threads() {
+  while (block.unfinished > int(block.waiting_for_kernel.size()) && !block.error) {
     if (!block.ready.empty()) {
       run_ready();
     } else if (block.next < block.order.size()) {
@@ -301,6 +312,7 @@ void run_block(uint64_t block_number) {
       }
     }
   }
+  if (!block.error && block.before_wait) return;
   unpoison(block.shared.get(), max_shared_bytes);
   if (block.error) {
     for (Thread& thread : block.threads) {
@@ -308,6 +320,15 @@ void run_block(uint64_t block_number) {
     }
     std::rethrow_exception(block.error);
   }
+}
+
+// They no longer wait for the kernel before.
+void release_from_wait() {
+  block.before_wait = false;
+  for (int t : block.waiting_for_kernel) block.threads[size_t(t)].state = State::ready;
+  block.ready.insert(block.ready.end(), block.waiting_for_kernel.begin(),
+                     block.waiting_for_kernel.end());
+  block.waiting_for_kernel.clear();
 }
 
 }  // namespace
@@ -318,6 +339,10 @@ void fail_in_kernel(const char* what, Where where) {
 
 void wait_for_kernel_before() {
   block.threads[size_t(block.current)].waited_for_kernel_before = true;
+  if (!block.before_wait) return;
+  block.threads[size_t(block.current)].state = State::at_kernel_before;
+  block.waiting_for_kernel.push_back(block.current);
+  suspend();
 }
 void expect_wait_for_kernel_before(Where where) {
   if (block.threads[size_t(block.current)].waited_for_kernel_before) return;
@@ -452,6 +477,7 @@ void* shared_array(const void* key, size_t bytes) {
 void* dynamic_shared() { return block.shared.get(); }
 
 const LaunchSite* kernel_of_this_thread() { return block.in_kernel ? &block.site : nullptr; }
+bool kernel_has_yet_to_wait() { return block.before_wait; }
 
 void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*body)(const void*),
          const void* context) {
@@ -463,15 +489,7 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
   require(grid.y <= 65535 && grid.z <= 65535, where(), ": grid.y and grid.z are at most 65535");
   require(shared_bytes <= max_shared_bytes, where(), ": ", shared_bytes,
           " bytes of shared memory; a block has at most ", max_shared_bytes);
-  const DeviceAccess access;
-  std::mutex error_mutex;
-  std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic)
-  for (uint64_t i = 0; i < blocks; ++i) {
-    {
-      const std::lock_guard lock(error_mutex);
-      if (error) continue;
-    }
+  const auto begin = [&](uint64_t i) {
     const uint64_t b = order == Order::descending ? blocks - 1 - i : i;
     block.body = body;
     block.context = context;
@@ -482,13 +500,41 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
     blockDim = threads;
     blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y),
                 unsigned(b / (uint64_t(grid.x) * grid.y))};
+    begin_block(b);
+  };
+  std::mutex error_mutex;
+  std::exception_ptr error;
+  const auto finish = [&] {
     try {
-      run_block(b);
+      run_threads();
     } catch (...) {
       const std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
     }
-    block.in_kernel = false;
+    block.in_kernel = block.before_wait = false;
+  };
+  // The first block of a kernel launched early: up to where its threads wait for the kernel before,
+  // no memory can be reached.
+  if (site.early) {
+    begin(0);
+    block.before_wait = true;
+    finish();
+    if (!error) block.in_kernel = true, release_from_wait();
+  }
+  const DeviceAccess access;
+#pragma omp parallel
+  {
+    // That one is this thread's: it goes on with it.
+    if (omp_get_thread_num() == 0 && site.early && !error) finish();
+#pragma omp for schedule(dynamic)
+    for (uint64_t i = site.early ? 1 : 0; i < blocks; ++i) {
+      {
+        const std::lock_guard lock(error_mutex);
+        if (error) continue;
+      }
+      begin(i);
+      finish();
+    }
   }
   if (error) std::rethrow_exception(error);
 }

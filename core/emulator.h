@@ -9,7 +9,8 @@
 //   - a barrier that not every thread reaches is reported, with the threads and the lines;
 //   - asynchronous copies and products of warpgroups are done when they are waited for, and not
 //     before, so a missing wait shows, and what is overwritten too soon;
-//   - a kernel launched early (core/launch.h) must wait for the one before it in every thread;
+//   - a kernel launched early (core/launch.h) must wait for the one before it, in every thread and
+//     before it touches memory;
 //   - shared memory and fresh device memory are filled with NaN, so what was never written shows;
 //   - device memory is unreadable outside kernels and copies, so host code that touches it faults,
 //     and every buffer ends at a guard page; the report names the kernel, block and thread;
@@ -69,6 +70,7 @@ struct Where {
 struct LaunchSite {
   const char *file, *function;
   int line;
+  bool early = false;  // by launch_early
 };
 // Runs body() once for every thread of every block.
 void run(LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void*),

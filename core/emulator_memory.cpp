@@ -35,18 +35,24 @@ void on_fault(int signal_number, siginfo_t* info, void*) {
   char line[512];
   int n;
   if (const LaunchSite* site = kernel_of_this_thread()) {
-    n = std::snprintf(line, sizeof line,
-                      "\nemulator: kernel launched by %s (%s:%d), block (%u,%u,%u), thread "
-                      "(%u,%u,%u): out-of-bounds access at %p",
-                      site->function, site->file, site->line, blockIdx.x, blockIdx.y, blockIdx.z,
-                      threadIdx.x, threadIdx.y, threadIdx.z, info->si_addr);
+    n = std::snprintf(
+        line, sizeof line,
+        "\nemulator: kernel launched by %s (%s:%d), block (%u,%u,%u), thread "
+        "(%u,%u,%u): %s access at %p",
+        site->function, site->file, site->line, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x,
+        threadIdx.y, threadIdx.z,
+        kernel_has_yet_to_wait() ? "before wait_for_kernel_before(), an" : "out-of-bounds",
+        info->si_addr);
   } else {
     n = std::snprintf(line, sizeof line, "\nfault: access at %p", info->si_addr);
   }
   for (const auto& [data, region] : regions) {
     if (address < region.map || address >= region.map + region.map_bytes) continue;
     const bool past = address >= data + region.bytes;
-    const char* what = past ? "past the end of" : address < data ? "before" : "by host code, in";
+    const char* what = past                       ? "past the end of"
+                       : address < data           ? "before"
+                       : kernel_has_yet_to_wait() ? "into"
+                                                  : "by host code, in";
     const long bytes = past ? address - (data + region.bytes) : data - address;
     n += std::snprintf(line + n, sizeof line - size_t(n), ", %ld bytes %s a device buffer of %zu",
                        bytes < 0 ? -bytes : bytes, what, region.bytes);

@@ -41,13 +41,13 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
 }
 
 // The emulator begins a kernel when the one before it is done, and sees to it that every thread
-// waits.
+// waits, and before it touches memory.
 template <class... P>
 auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
                   const char* file = __builtin_FILE(), int line = __builtin_LINE(),
                   const char* function = __builtin_FUNCTION()) {
   return [=](std::type_identity_t<P>... arguments) {
-    submit_kernel({file, function, line}, grid, block, shared_bytes, [=] {
+    submit_kernel({file, function, line, true}, grid, block, shared_bytes, [=] {
       kernel(arguments...);
       emulator::expect_wait_for_kernel_before({file, line});
     });

@@ -90,7 +90,8 @@ TEST(EmulatorKernels, DivergentBarrierIsReportedWithTheThread) {
 }
 
 __global__ void first_half_waits(float* out) {
-  if (threadIdx.x < 32) wait_for_kernel_before();
+  if (threadIdx.x >= 32) return;
+  wait_for_kernel_before();
   out[threadIdx.x] = 1;
 }
 
@@ -228,6 +229,37 @@ TEST_F(EmulatorKernelsDeathTest, SharedMemoryOverrunIsCaughtBySanitizer) {
 
 TEST_F(EmulatorKernelsDeathTest, HostCodeThatTouchesDeviceMemoryFaults) {
   EXPECT_DEATH(read_device_memory_on_the_host(), "by host code");
+}
+
+__global__ void reads_before_it_waits(float* out, const float* in) {
+  const float early = threadIdx.x == 5 ? in[3] : 0.0f;
+  wait_for_kernel_before();
+  out[threadIdx.x] = early;
+}
+void launch_one_that_reads_before_it_waits() {
+  const OnDevice<float> out(64), in(64);
+  launch_early(reads_before_it_waits, 2, 64)(out.data(), in.data());
+}
+
+// On a GPU the kernel before it might not have written it yet.
+TEST_F(EmulatorKernelsDeathTest, AKernelLaunchedEarlyThatReadsBeforeItWaitsIsReported) {
+  EXPECT_DEATH(
+      launch_one_that_reads_before_it_waits(),
+      "thread \\(5,0,0\\): before wait_for_kernel_before\\(\\), an access .* 12 bytes into");
+}
+
+__global__ void half_meets_before_it_waits(float* out) {
+  if (threadIdx.x >= 32) __syncthreads();
+  wait_for_kernel_before();
+  out[threadIdx.x] = 1;
+}
+
+TEST(EmulatorKernels, ABarrierThatSomePassByIntoTheWaitIsReported) {
+  const OnDevice<float> out(64);
+  const std::string message =
+      message_of([&] { launch_early(half_meets_before_it_waits, 3, 64)(out.data()); });
+  EXPECT_NE(message.find("thread (32,0,0) waits at"), std::string::npos) << message;
+  EXPECT_NE(message.find("it is in wait_for_kernel_before()"), std::string::npos) << message;
 }
 
 __global__ void misaligned(float* out) { store<4>(out + 1, load<4>(out)); }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <set>
 
@@ -265,6 +266,17 @@ std::vector<void*> step_of_training(Tape& tape, uint64_t step) {
   for (const Tensor& x : inputs) places.push_back(x.grad->data);
   places.push_back(tape.scratch<float>(1234));
   return places;
+}
+
+TEST(Tape, CountsForKernelsAreZeroAndOutliveAStep) {
+  Tape tape(Device::cpu, DType::f32);
+  const unsigned* const few = tape.zeros(10);
+  EXPECT_EQ(std::vector<unsigned>(few, few + 10), std::vector<unsigned>(10, 0));
+  tape.begin(1);
+  tape.empty({1000});
+  EXPECT_EQ(tape.zeros(7), few);
+  const unsigned* const many = tape.zeros(100000);
+  EXPECT_EQ(std::count(many, many + 100000, 0u), 100000);
 }
 
 TEST(Arena, AllocatesInTheFirstStepOnlyAndRepeatsItsAddresses) {

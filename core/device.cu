@@ -275,7 +275,9 @@ bool kernels_may_overlap() {
     int device = 0, major = 0;
     check_cuda(cudaGetDevice(&device));
     check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9;
+    // Newer ones could, too, but nobody has tried this on one; on consumer Blackwell others could
+    // not capture such launches in a graph (sgl-project/sglang, pull request 18596).
+    return major == 9;
   }();
   return they_may;
 }

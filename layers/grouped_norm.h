@@ -323,6 +323,11 @@ ColumnGrid grouped_grid(const GroupedShape& s) {
   return column_grid<T>(s.R, s.C, s.B, blocks, 4, unsigned(packs));
 }
 
+// What is_last_of_column counts with in that grid.
+inline unsigned* arrivals(Tape& tape, const ColumnGrid& g) {
+  return g.parts > 1 ? tape.zeros(g.grid.x * g.grid.z) : nullptr;
+}
+
 template <class T>
 void grouped_statistics_gpu(Tape& tape, float* mean, float* rstd, const Running<float>& running,
                             const T* x, float epsilon, const GroupedShape& s) {
@@ -336,7 +341,7 @@ void grouped_statistics_gpu(Tape& tape, float* mean, float* rstd, const Running<
     to.channel_squares = tape.scratch<float>(s.B * s.C);
   }
   launch_early(g.V == full ? grouped_moments_kernel<full, T> : grouped_moments_kernel<1, T>, g.grid,
-               g.block)(means, squares, tape.zeros(g.parts > 1 ? g.grid.x * s.B : 0), to, x, s);
+               g.block)(means, squares, arrivals(tape, g), to, x, s);
   if (s.G == s.C) return;
   launch_early(grouped_merge_kernel, blocks_for(s.B * s.G, 8), dim3(32, 8))(to, s);
 }
@@ -371,8 +376,8 @@ void grouped_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* dbe
     if (s.G == s.C) sums.mean_g = mean_g, sums.mean_gx = mean_gx;
   }
   launch_early(g.V == full ? grouped_sums_kernel<relu, full, T> : grouped_sums_kernel<relu, 1, T>,
-               g.grid, g.block)(partials, partials + channels * g.parts,
-                                tape.zeros(g.parts > 1 ? g.grid.x * s.B : 0), sums, dy, x, n, s);
+               g.grid, g.block)(partials, partials + channels * g.parts, arrivals(tape, g), sums,
+                                dy, x, n, s);
   if (s.B > 1) {
     add_partials_gpu({{dbeta, sums.dy, s.B, s.C, s.C}, {dgamma, sums.dyx, s.B, s.C, s.C}});
   }

@@ -212,12 +212,13 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
   }
 }
 
-// to[k][c] = the sum, over the rows that this block worked on, of what its lanes hold in sums[k].
-// The block's warps are `groups` times W: in each group, warp w holds packs of channels from pack
-// (first + w) * 32 of a row on. tile: (S, warps, 32 V).
+// dgamma[c] = the sum, over the rows that this block worked on, of what its lanes hold in sums[0],
+// and dbeta[c] that of sums[1], if S is 2. The block's warps are `groups` times W: in each group,
+// warp w holds packs of channels from pack (first + w) * 32 of a row on. tile: (S, warps, 32 V).
 template <int S, int V>
-__device__ inline void write_partials(float* const (&to)[S], float* tile, const float (&sums)[S][V],
-                                      int first, int W, int groups, int C) {
+__device__ inline void write_partials(float* dgamma, float* dbeta, float* tile,
+                                      const float (&sums)[S][V], int first, int W, int groups,
+                                      int C) {
   const int lane = int(threadIdx.x);
   const int warp = int(threadIdx.z * blockDim.y + threadIdx.y), warps = W * groups;
 #pragma unroll
@@ -234,7 +235,7 @@ __device__ inline void write_partials(float* const (&to)[S], float* tile, const 
         sum += tile[(k * warps + group * W) * 32 * V + j];
       }
       const int w = j / (32 * V), i = j / 32 % V, c = ((first + w) * 32 + j % 32) * V + i;
-      if (c < C) to[k][c] = sum;
+      if (c < C) (k == 0 ? dgamma : dbeta)[c] = sum;
     }
   }
   __syncthreads();
@@ -381,12 +382,8 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
   const int64_t part = int64_t(blockIdx.x) * C;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    if constexpr (centered) {
-      write_partials({dgamma_partials + part, dbeta_partials + part}, tile, sums[n], n * W, W,
-                     groups, C);
-    } else {
-      write_partials({dgamma_partials + part}, tile, sums[n], n * W, W, groups, C);
-    }
+    write_partials(dgamma_partials + part, dbeta_partials + part, tile, sums[n], n * W, W, groups,
+                   C);
   }
 }
 
@@ -422,9 +419,10 @@ __global__ void __launch_bounds__(256)
     row_norm_columns_kernel(T* dx, bool add, float* dgamma_partials, float* dbeta_partials,
                             const float* sums, const T* dy, const T* x, const float* mean,
                             const float* rstd, const float* gamma, int64_t rows, int C) {
-  SHARED(float, tile, [2 * 8 * 32 * V]);
+  constexpr int S = centered ? 2 : 1;
+  SHARED(float, tile, [S * 8 * 32 * V]);
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;
-  float sums_of_columns[2][V] = {};  // for dgamma and dbeta
+  float sums_of_columns[S][V] = {};  // for dgamma and dbeta
   if (c < C) {
     for (int64_t r = blockIdx.y * 8 + threadIdx.y; r < rows; r += gridDim.y * 8) {
       const float m = centered ? mean[r] : 0.0f, s = rstd[r];
@@ -438,7 +436,7 @@ __global__ void __launch_bounds__(256)
         const float dy_rc = up.v[i], xhat = (float(in.v[i]) - m) * s;
         const float g = dy_rc * (gamma ? gamma[c + i] : 1.0f);
         sums_of_columns[0][i] += dy_rc * xhat;
-        sums_of_columns[1][i] += dy_rc;
+        if constexpr (centered) sums_of_columns[1][i] += dy_rc;
         const float gradient = s * (g - mean_g - xhat * mean_gx);
         out.v[i] = T((dx && add ? float(out.v[i]) : 0.0f) + gradient);
       }
@@ -446,7 +444,7 @@ __global__ void __launch_bounds__(256)
     }
   }
   const int64_t part = int64_t(blockIdx.y) * C;
-  write_partials({dgamma_partials + part, dbeta_partials + part}, tile, sums_of_columns,
+  write_partials(dgamma_partials + part, dbeta_partials + part, tile, sums_of_columns,
                  int(blockIdx.x), 1, 8, C);
 }
 

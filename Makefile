@@ -5,6 +5,7 @@
 #                     is sm_90a where a kernel needs it)
 #   BLAS=none         no oneDNN: our own matrix products on the CPU
 #   SANITIZE=address  AddressSanitizer, for the emulator
+#   SANITIZE=thread   every access of a kernel is watched: for races, and for what it costs
 #   NATIVE=0          portable code (x86-64-v3, or any arm64) instead of this machine's
 #   CXX=clang++       another compiler than g++, with CUDA=0 (nvcc keeps to g++)
 NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
@@ -34,11 +35,18 @@ WARNINGS := -Wall -Wextra $(if $(CLANG),-Wno-pass-failed,-Wno-restrict -Wvector-
 # Given AVX-512, g++ would still take 256-bit vectors: GELU gains a third from the wider ones.
 MARCH := $(if $(filter 0,$(NATIVE)),$(if $(X86),-march=x86-64-v3),-march=native \
   $(if $(X86),-mprefer-vector-width=512))
-OPTIMIZE := $(if $(filter none,$(SANITIZE)),-O3 -g1,-O1 -g1 -fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+OPTIMIZE_none := -O3 -g1
+OPTIMIZE_address := -O1 -g1 -fsanitize=address -fno-omit-frame-pointer
+# addr2line, which finds the line of an access, wants addresses as they are in the file.
+OPTIMIZE_thread := -O2 -g1 -fno-pie -fdebug-prefix-map=$(CURDIR)=.
+OPTIMIZE := $(or $(OPTIMIZE_$(SANITIZE)),$(error SANITIZE is none, address or thread))
+# What it calls is core/emulator_watch.cpp's.
+WATCH := $(if $(filter thread,$(SANITIZE)),-fsanitize=thread)
 # No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.
 HOST := $(OPTIMIZE) $(MARCH) -fopenmp -fno-math-errno -fno-trapping-math
 COMMIT := $(shell git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)
-DEFINES := $(if $(filter none,$(BLAS)),,-DDYT_ONEDNN) $(if $(filter 0,$(CUDA)),-DDYT_EMULATED)
+DEFINES := $(if $(filter none,$(BLAS)),,-DDYT_ONEDNN) $(if $(filter 0,$(CUDA)),-DDYT_EMULATED) \
+  $(if $(WATCH),-DDYT_WATCHED)
 CXXFLAGS := -std=c++20 $(WARNINGS) $(HOST) $(DEFINES) -I.
 comma := ,
 empty :=
@@ -56,7 +64,7 @@ LIBS := $(if $(filter none,$(BLAS)),,-ldnnl) $(if $(filter 0,$(CUDA)),-lboost_co
 ifneq ($(CUDA),0)
   LINK := $(NVCC) -std=c++20 $(GENCODE) -Xcompiler=-fopenmp
 else
-  LINK := $(CXX) -fopenmp -rdynamic $(if $(filter none,$(SANITIZE)),,-fsanitize=$(SANITIZE))
+  LINK := $(CXX) -fopenmp -rdynamic $(if $(filter address,$(SANITIZE)),-fsanitize=address) $(if $(WATCH),-no-pie)
 endif
 
 FOLDERS := core layers models training datasets experiments bench commands
@@ -126,7 +134,7 @@ $(BUILD)/%.cu.o: %.cu
 ifneq ($(CUDA),0)
 	$(NVCC) $(NVCCFLAGS) -MMD -MP -c $< -o $@
 else
-	$(CXX) $(CXXFLAGS) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
+	$(CXX) $(CXXFLAGS) $(WATCH) -Wno-unknown-pragmas -MMD -MP -x c++ -c $< -o $@
 endif
 
 $(BUILD)/core/warpgroup.cu.o $(BUILD)/layers/attention_wgmma%.o $(BUILD)/tests/core/warpgroup_test.cu.o: \

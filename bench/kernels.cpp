@@ -2,13 +2,10 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <functional>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 
-#include "bench/ladders.h"
-#include "bench/numbers.h"
+#include "bench/kernel_runner.h"
 #include "bench/yardsticks.h"
 #include "core/clock.h"
 #include "core/precision.h"
@@ -19,97 +16,6 @@ namespace dyt {
 namespace {
 
 // ------------------------------------------------------------------------- how things are timed
-
-// One kernel on several sets of data. once() works on each of them, forward and then backward, and
-// adds the seconds per set.
-class KernelRunner {
- public:
-  KernelRunner(const KernelCase& kernel, Device device, DType dtype, int sets)
-      : kernel_(kernel),
-        sets_(sets),
-        tape_(device, dtype, 1),
-        backward_(kernel.backward.bytes > 0) {
-    if (kernel.body) {
-      body_ = kernel.body(device, dtype, sets);
-      return;
-    }
-    kernel.declare(parameters_);
-    parameters_.allocate(device, dtype, 1);
-    for (int k = 0; k < sets; ++k) {
-      inputs_.emplace_back();
-      for (const KernelInput& input : kernel.inputs) inputs_.back().push_back(make(input));
-    }
-  }
-
-  void once(QueueTimer& timer, std::vector<double>& forward, std::vector<double>& backward) {
-    if (body_) {
-      forward.push_back(timer(host_forward_, [&] { for_sets(body_); }) / sets_);
-      return;
-    }
-    tape_.begin(step_++);
-    std::vector<Tensor> outputs(static_cast<size_t>(sets_));
-    const double seconds = timer(host_forward_, [&] {
-      for_sets(
-          [&](int k) { outputs[size_t(k)] = kernel_.run(tape_, inputs_[size_t(k)], parameters_); });
-    });
-    forward.push_back(seconds / sets_);
-    if (!backward_) return;
-    for_sets([&](int k) {
-      *outputs[size_t(k)].grad = {gradient_for(k, outputs[size_t(k)]), true};
-    });
-    for (auto& gradient : input_gradients_) gradient->filled = false;
-    // backward() begins at an op without inputs, and finds the others' gradients there.
-    const Tensor begin = tape_.empty({1}, DType::f32);
-    backward.push_back(timer(host_backward_, [&] { tape_.backward(begin); }) / sets_);
-  }
-
- private:
-  void for_sets(const std::function<void(int)>& body) const {
-    for (int k = 0; k < sets_; ++k) body(k);
-  }
-  // An input, and the place where its gradient goes.
-  Tensor make(const KernelInput& input) {
-    const Device device = tape_.device();
-    const DType dtype = input.below ? DType::i32 : tape_.dtype();
-    memory_.emplace_back(device, size_t(input.shape.size()) * size_of(dtype));
-    Tensor t{input.shape, dtype, memory_.back().data(), nullptr};
-    if (input.below) {
-      fill_random_indices(device, static_cast<int32_t*>(t.data), t.size(), input.below);
-      return t;
-    }
-    fill_random(device, dtype, t.data, t.size());
-    if (!backward_) return t;
-    memory_.emplace_back(device, memory_.back().bytes());
-    input_gradients_.push_back(std::make_unique<Gradient>(Gradient{memory_.back().data(), false}));
-    t.grad = input_gradients_.back().get();
-    return t;
-  }
-  // The gradient of set k's output: random numbers, made once; of a loss, 1.
-  void* gradient_for(int k, const Tensor& y) {
-    if (size_t(k) < output_gradients_.size()) return output_gradients_[size_t(k)].data();
-    output_gradients_.emplace_back(tape_.device(), size_t(y.size()) * size_of(y.dtype));
-    void* const data = output_gradients_.back().data();
-    const float one = 1;
-    if (y.size() == 1) {
-      copy_to_device(tape_.device(), data, &one, sizeof one);
-    } else {
-      fill_random(tape_.device(), y.dtype, data, y.size());
-    }
-    return data;
-  }
-
-  const KernelCase& kernel_;
-  int sets_;
-  uint64_t step_ = 0;
-  Parameters parameters_;
-  Tape tape_;
-  bool backward_;
-  std::function<void(int)> body_;
-  std::vector<Buffer> memory_, output_gradients_;
-  std::vector<std::vector<Tensor>> inputs_;
-  std::vector<std::unique_ptr<Gradient>> input_gradients_;
-  double host_forward_ = 0, host_backward_ = 0;
-};
 
 // The inputs alone are to be twice the cache; with results and gradients a set takes some six times
 // as much.
@@ -134,13 +40,21 @@ Measured measure(const KernelCase& kernel, Device device, DType dtype, QueueTime
   KernelRunner runner(kernel, device, dtype, sets_for(kernel, device, dtype));
   choose(true);
   Measured ignored, measured;
+  double host_forward = 0, host_backward = 0;
+  const auto once = [&](Measured& into) {
+    runner.once([&](Direction direction, const std::function<void()>& work) {
+      const bool forward = direction == Direction::forward;
+      const double seconds = timer(forward ? host_forward : host_backward, work);
+      (forward ? into.forward : into.backward).push_back(seconds / runner.sets());
+    });
+  };
   const size_t warm_up = device == Device::cuda ? 3 : device == Device::cpu ? 2 : 0;
   const size_t least = device == Device::cuda ? 10 : device == Device::cpu ? 3 : 1;
-  for (size_t i = 0; i < warm_up; ++i) runner.once(timer, ignored.forward, ignored.backward);
+  for (size_t i = 0; i < warm_up; ++i) once(ignored);
   const double end = seconds_now() + seconds;
   while (measured.forward.size() < least ||
          (seconds_now() < end && measured.forward.size() < 200)) {
-    runner.once(timer, measured.forward, measured.backward);
+    once(measured);
   }
   choose(false);
   return measured;
@@ -213,29 +127,13 @@ class Printer {
   std::FILE* table_;
 };
 
-KernelShapes shapes_of(const KernelBenchOptions& options, Device device) {
-  KernelShapes shapes = kernel_shapes(device);
-  if (!options.rows.empty()) shapes.rows = options.rows;
-  if (!options.channels.empty()) shapes.channels = options.channels;
-  if (options.tokens) shapes.tokens = options.tokens;
-  if (options.vocabulary) shapes.vocabulary = options.vocabulary;
-  return shapes;
-}
-
 }  // namespace
 
 void bench_kernels(const KernelBenchOptions& options) {
   const Device device = parse_device(options.device);
   const Precision precision = choose_precision(options.precision, device);
   const DType dtype = precision.activations;
-  const std::vector<KernelCase> kernels = kernel_cases(shapes_of(options, device), dtype);
-  const std::vector<std::string> known = kernel_ladders();
-  for (const std::string& name : options.ladders) {
-    std::string all;
-    for (const std::string& k : known) all += (all.empty() ? "" : ", ") + k;
-    require(std::find(known.begin(), known.end(), name) != known.end(), "unknown kernel '", name,
-            "'; choose of ", all);
-  }
+  const std::vector<KernelCase> kernels = chosen_kernels(options.kernels, device, dtype);
   QueueTimer timer(device);
   const Yardsticks reached = {copy_bytes_per_second(timer, options.seconds),
                               product_flops_per_second(timer, dtype, options.seconds)};
@@ -249,8 +147,6 @@ void bench_kernels(const KernelBenchOptions& options) {
     return found->second;
   };
   for (const KernelCase& kernel : kernels) {
-    const bool wanted = std::count(options.ladders.begin(), options.ladders.end(), kernel.ladder);
-    if (!wanted && !options.ladders.empty()) continue;
     const Measured measured = measure(kernel, device, dtype, timer, options.seconds);
     printer.row(kernel, "forward", kernel.forward, measured.forward,
                 equal_copy(kernel, kernel.forward));

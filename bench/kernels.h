@@ -1,18 +1,16 @@
 // `dyt bench kernels`: what every kernel reaches of what the device can do.
 #pragma once
-#include <cstdint>
 #include <string>
-#include <vector>
+
+#include "bench/ladders.h"
 
 namespace dyt {
 
 struct KernelBenchOptions {
-  std::vector<std::string> ladders;  // names, e.g. "layernorm"; empty: all
+  KernelChoice kernels;
   std::string device = "auto";
-  std::string precision;                // "f32" or "bf16"; empty: the device's own
-  std::vector<int64_t> rows, channels;  // empty: kernel_shapes() of the device
-  int64_t tokens = 0, vocabulary = 0;   // 0: likewise
-  double seconds = 0.1;                 // for each kernel, at least
+  std::string precision;  // "f32" or "bf16"; empty: the device's own
+  double seconds = 0.1;   // for each kernel, at least
   bool json = false;
 };
 

@@ -433,4 +433,25 @@ std::vector<std::string> kernel_ladders() {
   return names;
 }
 
+std::vector<KernelCase> chosen_kernels(const KernelChoice& choice, Device device, DType dtype) {
+  const std::vector<std::string> known = kernel_ladders();
+  for (const std::string& name : choice.ladders) {
+    std::string all;
+    for (const std::string& k : known) all += (all.empty() ? "" : ", ") + k;
+    require(std::find(known.begin(), known.end(), name) != known.end(), "unknown kernel '", name,
+            "'; choose of ", all);
+  }
+  KernelShapes shapes = kernel_shapes(device);
+  if (!choice.rows.empty()) shapes.rows = choice.rows;
+  if (!choice.channels.empty()) shapes.channels = choice.channels;
+  if (choice.tokens) shapes.tokens = choice.tokens;
+  if (choice.vocabulary) shapes.vocabulary = choice.vocabulary;
+  std::vector<KernelCase> cases = kernel_cases(shapes, dtype);
+  if (choice.ladders.empty()) return cases;
+  std::erase_if(cases, [&](const KernelCase& c) {
+    return !std::count(choice.ladders.begin(), choice.ladders.end(), c.ladder);
+  });
+  return cases;
+}
+
 }  // namespace dyt

@@ -52,4 +52,13 @@ KernelShapes kernel_shapes(Device device);  // what suits it: GPU-sized, or done
 std::vector<KernelCase> kernel_cases(const KernelShapes& shapes, DType dtype);
 std::vector<std::string> kernel_ladders();  // their names
 
+// What the command line asks for.
+struct KernelChoice {
+  std::vector<std::string> ladders;     // names, e.g. "layernorm"; empty: all
+  std::vector<int64_t> rows, channels;  // empty: kernel_shapes() of the device
+  int64_t tokens = 0, vocabulary = 0;   // 0: likewise
+};
+// Error for a ladder that isn't there, or a shape that can't be.
+std::vector<KernelCase> chosen_kernels(const KernelChoice& choice, Device device, DType dtype);
+
 }  // namespace dyt

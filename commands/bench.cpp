@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "bench/accesses.h"
 #include "bench/kernels.h"
 #include "commands/commands.h"
 #include "layers/norm.h"
@@ -10,27 +11,47 @@ namespace dyt {
 
 namespace {
 
+// Which kernels, and of what shape.
+void add_choice(CLI::App& app, KernelChoice& choice) {
+  app.add_option("NAME", choice.ladders, "layernorm, attention, ...; default: all");
+  const auto positive = CLI::Range(int64_t(1), int64_t(1) << 31);
+  app.add_option("--rows", choice.rows, "of norms and the like; several: all of them")
+      ->delimiter(',')
+      ->check(positive);
+  app.add_option("--channels", choice.channels, "likewise")->delimiter(',')->check(positive);
+  app.add_option("--tokens", choice.tokens, "of a text, for attention")->check(positive);
+  app.add_option("--vocabulary", choice.vocabulary, "for cross-entropy")->check(positive);
+}
+
 void add_bench_kernels(CLI::App& bench_app) {
   const auto options = std::make_shared<KernelBenchOptions>();
   KernelBenchOptions& bench = *options;
   CLI::App* kernels = bench_app.add_subcommand(
       "kernels", "every kernel: time, and its share of a copy's bandwidth or a product's FLOP/s");
-  kernels->add_option("NAME", bench.ladders, "layernorm, attention, ...; default: all");
+  add_choice(*kernels, bench.kernels);
   add_device_option(*kernels, bench.device);
   kernels->add_option("--precision", bench.precision, "f32 or bf16; default: bf16 on a GPU")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  const auto positive = CLI::Range(int64_t(1), int64_t(1) << 31);
-  kernels->add_option("--rows", bench.rows, "of norms and the like; several: all of them")
-      ->delimiter(',')
-      ->check(positive);
-  kernels->add_option("--channels", bench.channels, "likewise")->delimiter(',')->check(positive);
-  kernels->add_option("--tokens", bench.tokens, "of a text, for attention")->check(positive);
-  kernels->add_option("--vocabulary", bench.vocabulary, "for cross-entropy")->check(positive);
   kernels->add_option("--seconds", bench.seconds, "for each kernel, at least")
       ->check(CLI::Range(0.0, 60.0))
       ->capture_default_str();
   kernels->add_flag("--json", bench.json, "JSON Lines on stdout, the table on stderr");
   kernels->callback([options] { bench_kernels(*options); });
+}
+
+void add_bench_accesses(CLI::App& bench_app) {
+  const auto options = std::make_shared<AccessesOptions>();
+  CLI::App* accesses = bench_app.add_subcommand(
+      "accesses",
+      "every kernel in the emulator: what it reads and writes, counted access for access, and "
+      "whether threads race (a build with CUDA=0 SANITIZE=thread)");
+  add_choice(*accesses, options->kernels);
+  accesses->add_option("--precision", options->precision, "f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  accesses->add_flag("--lines", options->lines, "also every line of a kernel that wastes some");
+  accesses->add_flag("--json", options->json, "JSON Lines on stdout, the table on stderr");
+  accesses->callback([options] { bench_accesses(*options); });
 }
 
 void add_bench_train(CLI::App& bench_app) {
@@ -67,6 +88,7 @@ void add_bench(CLI::App& app) {
   CLI::App* bench_app = app.add_subcommand("bench", "time things");
   bench_app->require_subcommand(1);
   add_bench_kernels(*bench_app);
+  add_bench_accesses(*bench_app);
   add_bench_train(*bench_app);
 }
 

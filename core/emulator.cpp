@@ -14,6 +14,7 @@
 
 #include "core/emulator_async.h"
 #include "core/emulator_memory.h"
+#include "core/emulator_watch.h"
 #include "core/error.h"
 #include "core/philox.h"
 #include "core/poison.h"
@@ -402,6 +403,7 @@ void warps_barrier(int barrier, int warps, Where where) {
     fail_in_kernel("sync_warps: of warps that are no neighbours", where);
   }
   arrived.clear();
+  if constexpr (watched) watch_barrier(first, 32 * warps);
   release(first, 32 * warps, "divergent barrier", where);
 }
 
@@ -412,6 +414,7 @@ void block_barrier(Where where) {
   if (++block.at_barrier < block.size()) return suspend();
   // The last one to arrive releases the others and goes on at once.
   block.at_barrier = 0;
+  if constexpr (watched) watch_barrier(0, block.size());
   for (int t : block.order) {
     Thread& thread = block.threads[size_t(t)];
     if (thread.where != where) {
@@ -428,7 +431,8 @@ void block_barrier(Where where) {
 namespace {
 
 template <class Slot>
-const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slot, Where where) {
+const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slot, Where where,
+                     bool orders_memory = false) {
   const int first = block.current / 32 * 32;
   if (mask != 0xffffffffu) fail_in_kernel("the emulator wants full warp masks", where);
   if (first + 32 > block.size()) {
@@ -446,6 +450,9 @@ const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slo
   }
   warp.arrived = 0;
   warp.phase ^= 1;
+  if constexpr (watched) {
+    if (orders_memory) watch_barrier(first, 32);
+  }
   release(first, 32, "divergent warp operation", where);
   return slots;
 }
@@ -454,6 +461,13 @@ const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slo
 
 const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
   return exchange(&Warp::bits, mask, bits, where);
+}
+void thread_fence() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if constexpr (watched) watch_fence();
+}
+void warp_barrier(unsigned mask, Where where) {
+  exchange<uint64_t>(&Warp::bits, mask, 0, where, true);
 }
 const Words* warp_exchange(unsigned mask, const Words& words, Where where) {
   return exchange(&Warp::words, mask, words, where);
@@ -501,7 +515,9 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
     blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y),
                 unsigned(b / (uint64_t(grid.x) * grid.y))};
     begin_block(b);
+    if constexpr (watched) watch_block(int64_t(b), block.shared.get(), max_shared_bytes);
   };
+  if constexpr (watched) watch_kernel(site, int64_t(blocks), int(size));
   std::mutex error_mutex;
   std::exception_ptr error;
   const auto finish = [&] {
@@ -510,6 +526,9 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
     } catch (...) {
       const std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
+    }
+    if constexpr (watched) {
+      if (!block.before_wait) end_of_watched_block();
     }
     block.in_kernel = block.before_wait = false;
   };
@@ -522,7 +541,7 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
     if (!error) block.in_kernel = true, release_from_wait();
   }
   const DeviceAccess access;
-#pragma omp parallel
+#pragma omp parallel if (!watched)
   {
     // That one is this thread's: it goes on with it.
     if (omp_get_thread_num() == 0 && site.early && !error) finish();
@@ -537,6 +556,7 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
     }
   }
   if (error) std::rethrow_exception(error);
+  if constexpr (watched) end_of_watched_kernel();
 }
 
 }  // namespace dyt::emulator

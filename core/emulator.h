@@ -31,7 +31,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
 struct uint3 {
@@ -78,6 +78,8 @@ void run(LaunchSite site, dim3 grid, dim3 block, size_t shared_bytes, void (*bod
 
 void block_barrier(Where where);
 void warps_barrier(int barrier, int warps, Where where);  // sync_warps (core/kernel.h)
+void warp_barrier(unsigned mask, Where where);
+void thread_fence();
 // Every lane gives 64 bits; returns those of all 32 lanes, valid until the lane's next exchange.
 const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where);
 // The same with 32 bytes.
@@ -176,7 +178,7 @@ inline void __syncthreads(dyt::emulator::Where where = dyt::emulator::Where::cur
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu,
                        dyt::emulator::Where where = dyt::emulator::Where::current()) {
-  dyt::emulator::warp_exchange(mask, 0, where);
+  dyt::emulator::warp_barrier(mask, where);
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32,
@@ -227,7 +229,7 @@ template <class T>
 T __ldcg(const T* address) {
   return *address;
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() { dyt::emulator::thread_fence(); }
 
 using std::max;
 using std::min;

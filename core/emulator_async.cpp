@@ -7,6 +7,8 @@
 #include <deque>
 #include <string>
 
+#include "core/emulator_watch.h"
+
 namespace dyt::emulator {
 namespace {
 
@@ -18,6 +20,7 @@ struct Copy {
   char* to;
   int bytes, group;
   char data[16];
+  Where where;
 };
 
 struct Range {
@@ -95,6 +98,7 @@ uint16_t number_at(unsigned address, Where where) {
   }
   uint16_t bits;
   std::memcpy(&bits, shared_memory + place, 2);
+  if constexpr (watched) watch_access(shared_memory + place, 2, false, where, false);
   return bits;
 }
 
@@ -227,7 +231,11 @@ void copy_async(void* to, const void* from, int bytes, bool exists, Where where)
     fail_in_kernel("misaligned asynchronous copy", where);
   }
   Thread& t = self();
-  Copy& copy = t.copies.emplace_back(Copy{static_cast<char*>(to), bytes, t.copy_groups, {}});
+  if constexpr (watched) {
+    if (exists) watch_access(from, size_t(bytes), false, where);
+    watch_access(to, size_t(bytes), true, where);
+  }
+  Copy& copy = t.copies.emplace_back(Copy{static_cast<char*>(to), bytes, t.copy_groups, {}, where});
   if (exists) std::memcpy(copy.data, from, size_t(bytes));
   std::memset(to, 0xff, size_t(bytes));
 }
@@ -239,6 +247,7 @@ void wait_for_copies(int newest) {
   auto copy = t.copies.begin();
   for (; copy != t.copies.end() && copy->group < t.copy_groups - newest; ++copy) {
     std::memcpy(copy->to, copy->data, size_t(copy->bytes));
+    if constexpr (watched) watch_access(copy->to, size_t(copy->bytes), true, copy->where, false);
     const size_t place = size_t(copy->to - shared_memory);
     if (place < shared_bytes) copied[place / 16] = {current_thread(), t.proxy_fences};
   }

@@ -103,6 +103,16 @@ void release(void* data) {
   regions.erase(found);
 }
 
+std::vector<std::pair<uintptr_t, uintptr_t>> device_ranges() {
+  const std::lock_guard lock(memory_mutex);
+  std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
+  for (const auto& [data, region] : regions) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+    ranges.emplace_back(begin, begin + region.bytes);
+  }
+  return ranges;
+}
+
 DeviceAccess::DeviceAccess() {
   const std::lock_guard lock(memory_mutex);
   if (accesses++ == 0) protect_all(PROT_READ | PROT_WRITE);

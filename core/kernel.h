@@ -15,11 +15,12 @@ struct alignas(N * sizeof(T)) Pack {
 };
 
 template <int N, class T>
-__device__ inline Pack<T, N> load(const T* from) {
+ONE_ACCESS __device__ inline Pack<T, N> load(const T* from) {
 #if defined(DYT_EMULATED)
   if (reinterpret_cast<uintptr_t>(from) % alignof(Pack<T, N>)) {
     emulator::fail_in_kernel("misaligned vector load", emulator::Where::current());
   }
+  WATCH_ACCESS(from, (sizeof(Pack<T, N>)), false);
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
@@ -27,7 +28,7 @@ __device__ inline Pack<T, N> load(const T* from) {
 // The same, or zeros. They go from one register to another as words: to nvcc, which sees the
 // numbers in them, a pack that is either would be three instructions for each.
 template <int N, class T>
-__device__ inline Pack<T, N> load_if(bool exists, const T* from) {
+__device__ __forceinline__ Pack<T, N> load_if(bool exists, const T* from) {
   constexpr int words = int(N * sizeof(T) / 4);
   static_assert(words >= 4);
   Pack<uint32_t, words> bits = {};
@@ -36,18 +37,19 @@ __device__ inline Pack<T, N> load_if(bool exists, const T* from) {
 }
 
 template <int N, class T>
-__device__ inline void store(T* to, const Pack<T, N>& pack) {
+ONE_ACCESS __device__ inline void store(T* to, const Pack<T, N>& pack) {
 #if defined(DYT_EMULATED)
   if (reinterpret_cast<uintptr_t>(to) % alignof(Pack<T, N>)) {
     emulator::fail_in_kernel("misaligned vector store", emulator::Where::current());
   }
+  WATCH_ACCESS(to, (sizeof(Pack<T, N>)), true);
 #endif
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
 // Rounds N numbers to T and stores them: in bf16, two of them are rounded by one instruction.
 template <int N, class T>
-__device__ inline void store(T* to, const float (&numbers)[N]) {
+__device__ __forceinline__ void store(T* to, const float (&numbers)[N]) {
 #if !defined(DYT_EMULATED)
   if constexpr (std::is_same_v<T, bf16> && N % 2 == 0) {
     Pack<uint32_t, N / 2> pairs;

@@ -16,7 +16,7 @@
 
 #if defined(DYT_EMULATED)
 
-#include "core/emulator.h"
+#include "core/emulator_watch.h"
 
 namespace dyt {
 
@@ -65,6 +65,7 @@ inline void let_next_kernel_begin() {}
 
 #include <type_traits>
 
+#define ONE_ACCESS
 // __shared__ T name dims;    The dims are in brackets: SHARED(float, tile, [32][33]);
 #define SHARED(T, name, dims) __shared__ T name dims
 // extern __shared__ T name[];

@@ -35,8 +35,9 @@ inline float lower(uint32_t pair) { return std::bit_cast<float>(pair << 16); }
 inline float upper(uint32_t pair) { return std::bit_cast<float>(pair & 0xffff0000u); }
 
 // One row of 8 bf16 from every lane's address; lane l's row r of matrix i is lanes[8 i + r].
-inline const Words* exchange_rows(const bf16* row, Where where) {
+ONE_ACCESS inline const Words* exchange_rows(const bf16* row, Where where) {
   if (reinterpret_cast<uintptr_t>(row) % 16) fail_in_kernel("misaligned row of ldmatrix", where);
+  if constexpr (watched) watch_access(row, 16, false, where);
   Words words{};
   std::memcpy(words.word, row, 16);
   return warp_exchange(0xffffffffu, words, where);

@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(256)
   walk_rows<2>(
       at,
       [&](int64_t r) {
-        ThreePacks<T, V> in;
+        ThreePacks<T, V> in{};
         in.first = load<V>(x + first + r * s.C);
         in.second = load<V>(dy + first + r * s.C);
         if constexpr (add) in.third = load<V>(dx + first + r * s.C);

@@ -88,7 +88,7 @@ help:
 	@echo "make portable   dyt_portable and dyt_portable_tests, to be copied to a GPU machine"
 	@echo "make format     clang-format all sources"
 	@echo "make clean      remove what was built"
-	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address  NATIVE=0  CXX=clang++   (see Makefile)"
+	@echo "Settings: CUDA=0  ARCH=\"80 90\"  BLAS=none  SANITIZE=address|thread  NATIVE=0  CXX=clang++   (see Makefile)"
 
 nvcc:  # which one is taken, for scripts
 	@echo "$(NVCC)"
@@ -119,9 +119,10 @@ $(BUILD)/dyt: $(call objects,$(SOURCES) main.cu)
 $(BUILD)/dyt_tests: $(call objects,$(SOURCES) $(TEST_SOURCES))
 	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)
 
-# The tests of the lower half, which the emulator runs under AddressSanitizer.
+# The tests of the lower half, which the emulator runs under AddressSanitizer, and watched.
 LOWER := $(filter core/% layers/% models/% datasets/% training/%,$(SOURCES)) \
-  $(filter tests/%.cpp tests/%.cu,$(wildcard tests/*.cpp $(foreach f,core layers models training,tests/$f/*_test.c*)))
+  $(patsubst %,bench/%.cpp,flops kernel_runner ladders numbers) \
+  $(filter tests/%.cpp tests/%.cu,$(wildcard tests/*.cpp $(foreach f,bench core layers models training,tests/$f/*_test.c*)))
 $(BUILD)/kernel_tests: $(call objects,$(LOWER))
 	$(LINK) $^ -o $@ -lgtest -lgtest_main $(LIBS)
 

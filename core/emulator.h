@@ -15,9 +15,11 @@
 //   - device memory is unreadable outside kernels and copies, so host code that touches it faults,
 //     and every buffer ends at a guard page; the report names the kernel, block and thread;
 //   - under AddressSanitizer (make SANITIZE=address) each piece of an arena and each shared array
-//     has a red zone around it as well.
-// What it does not model: time, memory coalescing, bank conflicts, weak memory order, and two
-// blocks that wait for each other.
+//     has a red zone around it as well;
+//   - in a watched build (make SANITIZE=thread, core/emulator_watch.h) every access is noted: races
+//     are found whatever the order, across blocks and where a fence is missing, too, and sectors and
+//     bank conflicts are counted.
+// What it does not model: time, and two blocks that wait for each other.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -51,6 +51,14 @@ uint32_t number_of(const void* instruction) {
   return known.number;
 }
 
+std::string without_dots(std::string file) {
+  while (file.starts_with("./")) file = file.substr(2);
+  return file;
+}
+std::string text_of(const char* file, int line) {
+  return without_dots(file) + ":" + std::to_string(line);
+}
+
 // The lines, as "file:line", of sites whose text isn't known yet. An instruction may be part of
 // several functions, one inlined in the other; of these counts the innermost one beyond the
 // vocabulary of kernels.
@@ -62,7 +70,7 @@ void find_texts(const std::set<uint32_t>& wanted) {
   for (const uint32_t site : wanted) {
     const Site& s = sites[site];
     if (s.where.file) {
-      texts.try_emplace(site, std::string(s.where.file) + ":" + std::to_string(s.where.line));
+      texts.try_emplace(site, text_of(s.where.file, s.where.line));
     } else if (!texts.count(site)) {
       unknown.push_back(site);
       char address[32];  // of the call, before the instruction that it returns to
@@ -86,7 +94,7 @@ void find_texts(const std::set<uint32_t>& wanted) {
       continue;
     }
     if (next == 0 || next > unknown.size() || !is_word) continue;
-    if (line.starts_with("./")) line = line.substr(2);
+    line = without_dots(line);
     texts[unknown[next - 1]] = line;
     is_word = line.starts_with("core/kernel.h:") || line.starts_with("core/emulator");
   }
@@ -184,8 +192,13 @@ struct Request {
   uintptr_t at[32];
   uint32_t lanes = 0;
 };
-struct WarpAtSite {
+// (An asynchronous copy reads and writes at one site.)
+struct Way {
+  uint32_t site;
   bool shared, writes;
+  auto operator<=>(const Way&) const = default;
+};
+struct WarpAtSite {
   uint8_t bytes;
   uint32_t times[32] = {};
   std::vector<Request> requests;
@@ -248,11 +261,11 @@ struct Watch {
   std::map<uintptr_t, Released> atomics;  // by address
   std::vector<Released> seen;             // of each thread, by atomics since its last fence
   std::vector<Learnt> learnt;             // in this block
-  std::vector<std::unordered_map<uint32_t, WarpAtSite>> warps;
+  std::vector<std::map<Way, WarpAtSite>> warps;
   KernelTraffic traffic;
-  std::map<uint32_t, size_t> traffic_of;  // by site, index into traffic.sites
+  std::map<Way, size_t> traffic_of;  // index into traffic.sites
   std::vector<std::string> races;
-  std::set<std::pair<uint32_t, uint32_t>> reported;
+  std::set<std::string> reported;
   std::vector<KernelTraffic>* log = nullptr;
 };
 Watch watch;
@@ -287,24 +300,24 @@ bool comes_before(const Access& earlier) {
   return false;
 }
 
-std::string text_of_thread(uint32_t block, unsigned thread) {
-  const auto triple = [](unsigned i, dim3 of) {
-    return "(" + std::to_string(i % of.x) + "," + std::to_string(i / of.x % of.y) + "," +
-           std::to_string(i / (of.x * of.y)) + ")";
-  };
-  std::string sentence = "thread " + triple(thread, blockDim);
-  if (block != uint32_t(watch.block)) sentence += " of block " + triple(block, gridDim);
-  return sentence;
+std::string triple(unsigned i, dim3 of) {
+  return "(" + std::to_string(i % of.x) + "," + std::to_string(i / of.x % of.y) + "," +
+         std::to_string(i / (of.x * of.y)) + ")";
 }
+std::string text_of_thread(unsigned thread) { return triple(thread, blockDim); }
+std::string text_of_block(uint32_t block) { return triple(block, gridDim); }
 
 void report(const Access& earlier, bool wrote, const Access& now, bool writes, bool shared) {
-  if (!watch.reported.insert({earlier.site, now.site}).second || watch.races.size() >= 8) return;
-  const bool same_block = earlier.block == now.block;
-  watch.races.push_back(text_of_thread(now.block, now.thread) + (writes ? " writes" : " reads") +
-                        (shared ? " shared memory at " : " device memory at ") + text(now.site) +
-                        " that " + text_of_thread(earlier.block, earlier.thread) +
-                        (wrote ? " writes" : " reads") + " at " + text(earlier.site) +
-                        (same_block ? ", with no barrier between" : ""));
+  if (watch.races.size() >= 8) return;
+  const std::string at = std::string(writes ? " writes" : " reads") +
+                         (shared ? " shared memory at " : " device memory at ") + text(now.site),
+                    before = (wrote ? " writes at " : " reads at ") + text(earlier.site);
+  if (!watch.reported.insert(at + before).second) return;
+  watch.races.push_back(
+      "block " + text_of_block(now.block) + ": thread " + text_of_thread(now.thread) + at +
+      " that thread " + text_of_thread(earlier.thread) +
+      (earlier.block == now.block ? before + ", with no barrier between"
+                                  : " of block " + text_of_block(earlier.block) + before));
 }
 
 void note(Byte& byte, uint32_t epoch, const Access& now, bool writes, bool shared) {
@@ -337,15 +350,16 @@ void note(Byte& byte, uint32_t epoch, const Access& now, bool writes, bool share
 
 void count_request(uint32_t site, uintptr_t at, unsigned bytes, bool writes, bool shared) {
   const int self = current_thread();
+  const Way way{site, shared, writes};
   WarpAtSite& w = watch.warps[size_t(self / 32)]
-                      .try_emplace(site, WarpAtSite{shared, writes, uint8_t(bytes), {}, {}})
+                      .try_emplace(way, WarpAtSite{uint8_t(bytes), {}, {}})
                       .first->second;
   const uint32_t time = w.times[self % 32]++;
   if (time == w.requests.size()) w.requests.emplace_back();
   Request& r = w.requests[time];
   r.at[self % 32] = at;
   r.lanes |= 1u << self % 32;
-  if (watch.traffic_of.try_emplace(site, watch.traffic.sites.size()).second) {
+  if (watch.traffic_of.try_emplace(way, watch.traffic.sites.size()).second) {
     watch.traffic.sites.push_back({"", shared, writes});
   }
 }
@@ -449,9 +463,8 @@ void watch_kernel(const LaunchSite& site, int64_t blocks, int threads) {
   watch.races.clear();
   watch.reported.clear();
   watch.traffic_of.clear();
-  watch.traffic = {
-      std::string(site.function) + " (" + site.file + ":" + std::to_string(site.line) + ")", blocks,
-      threads};
+  watch.traffic = {std::string(site.function) + " (" + text_of(site.file, site.line) + ")", blocks,
+                   threads};
 }
 
 void watch_block(int64_t block, const void* shared, size_t shared_bytes) {
@@ -474,13 +487,13 @@ void end_of_watched_block() {
   const Busy here;
   watch.on = false;
   for (const auto& warp : watch.warps) {
-    for (const auto& [site, w] : warp) {
-      SiteTraffic& total = watch.traffic.sites[watch.traffic_of.at(site)];
+    for (const auto& [way, w] : warp) {
+      SiteTraffic& total = watch.traffic.sites[watch.traffic_of.at(way)];
       for (const Request& r : w.requests) {
         ++total.requests;
         total.bytes += std::popcount(r.lanes) * int64_t(w.bytes);
         total.moved +=
-            w.shared ? turns_of(r, w.bytes, total.needed) : sectors_of(r, w.bytes, total.needed);
+            way.shared ? turns_of(r, w.bytes, total.needed) : sectors_of(r, w.bytes, total.needed);
       }
     }
   }
@@ -501,9 +514,11 @@ void end_of_watched_kernel() {
     watch.traffic.bytes_written += 32 * int64_t(page->written.count());
   }
   std::set<uint32_t> all;
-  for (const auto& [site, index] : watch.traffic_of) all.insert(site);
+  for (const auto& [way, index] : watch.traffic_of) all.insert(way.site);
   find_texts(all);
-  for (const auto& [site, index] : watch.traffic_of) watch.traffic.sites[index].where = text(site);
+  for (const auto& [way, index] : watch.traffic_of) {
+    watch.traffic.sites[index].where = texts.at(way.site);
+  }
   watch.log->push_back(watch.traffic);
 }
 

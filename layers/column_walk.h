@@ -117,6 +117,15 @@ struct ThreePacks {
   Pack<T, V> first, second, third;
 };
 
+// Where in shared memory channel i of lane l's pack is, of the packs of X lanes (a power of two).
+// Lanes that write their channel i find 32 different banks, and so do those who then read channel
+// after channel to write them to device memory side by side: the lanes are turned about in a way
+// that differs between the i that would meet in a bank.
+template <int V>
+__device__ inline int place_in_tile(int i, int l, int X) {
+  return i * X + (l ^ (32 / V * (i * X / 32)));
+}
+
 // Sums over the block's Y threads of one column, of what they hold: first over the rows of a warp,
 // by shuffles, then over its 8 warps, which meet in a tile.
 template <int V>
@@ -127,7 +136,7 @@ __device__ inline void put_into_tile(float (&tile)[8][32 * V], const float (&hel
   for (int i = 0; i < V; ++i) {
     float sum = held[i];
     for (int m = 16; m >= X; m /= 2) sum += __shfl_xor_sync(all_lanes, sum, m);
-    if (lane < X) tile[warp][i * X + lane] = sum;
+    if (lane < X) tile[warp][place_in_tile<V>(i, lane, X)] = sum;
   }
 }
 template <int V>
@@ -135,8 +144,8 @@ __device__ inline void write_from_tile(float* sums, const float (&tile)[8][32 * 
   const int X = int(blockDim.x), thread = int(threadIdx.y * blockDim.x + threadIdx.x);
   for (int k = thread; k < X * V; k += 256) {
     float sum = 0;
-    for (int w = 0; w < 8; ++w) sum += tile[w][k];
-    const int64_t c = (int64_t(blockIdx.x) * X + k % X) * V + k / X;
+    for (int w = 0; w < 8; ++w) sum += tile[w][place_in_tile<V>(k % V, k / V, X)];
+    const int64_t c = int64_t(blockIdx.x) * X * V + k;
     if (c < C) sums[c] = sum;
   }
 }

@@ -81,16 +81,19 @@ __global__ void __launch_bounds__(256)
       held.merge({other_n, other_mean, other_squares});
     }
     if (lane < X) {
-      tile_mean[warp][i * X + lane] = held.mean;
-      tile_squares[warp][i * X + lane] = held.squares;
+      tile_mean[warp][place_in_tile<V>(i, lane, X)] = held.mean;
+      tile_squares[warp][place_in_tile<V>(i, lane, X)] = held.squares;
       tile_n[warp][lane] = held.n;
     }
   }
   __syncthreads();
   for (int k = thread; k < X * V; k += 256) {
     Moments<float> all;
-    for (int w = 0; w < 8; ++w) all.merge({tile_n[w][k % X], tile_mean[w][k], tile_squares[w][k]});
-    const int64_t c = (int64_t(blockIdx.x) * X + k % X) * V + k / X;
+    const int place = place_in_tile<V>(k % V, k / V, X);
+    for (int w = 0; w < 8; ++w) {
+      all.merge({tile_n[w][k / V], tile_mean[w][place], tile_squares[w][place]});
+    }
+    const int64_t c = int64_t(blockIdx.x) * X * V + k;
     const int64_t part = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
     if (c < s.C) means[part * s.C + c] = all.mean, squares[part * s.C + c] = all.squares;
   }

@@ -76,10 +76,10 @@ __global__ void start_kernel(T* y, const T* residual, const float* bias, unsigne
   const unsigned c = p % packs_per_row * V;
   Pack<T, V> out;
   if (residual) out = load<V>(residual + size_t(p) * V);
+  float more[V];
+  load_channels(more, bias, c, 0);
 #pragma unroll
-  for (int i = 0; i < V; ++i) {
-    out.v[i] = T((residual ? float(out.v[i]) : 0.0f) + (bias ? bias[c + i] : 0.0f));
-  }
+  for (int i = 0; i < V; ++i) out.v[i] = T((residual ? float(out.v[i]) : 0.0f) + more[i]);
   store<V>(y + size_t(p) * V, out);
 }
 
@@ -91,10 +91,11 @@ __global__ void bias_gelu_kernel(T* y, T* h, const float* bias, unsigned packs,
   if (p >= packs) return;
   const unsigned c = p % packs_per_row * V;
   Pack<T, V> pre = load<V>(h + size_t(p) * V);
+  const Pack<float, V> more = load<V>(bias + c);
   Pack<T, V> out;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    pre.v[i] = T(float(pre.v[i]) + bias[c + i]);
+    pre.v[i] = T(float(pre.v[i]) + more.v[i]);
     out.v[i] = T(gelu_in_kernel<kind>(float(pre.v[i])));  // of h as it is kept
   }
   store<V>(h + size_t(p) * V, pre);

@@ -7,6 +7,7 @@
 #include "core/kernel.h"
 #include "core/reduce.h"
 #include "core/tape.h"
+#include "layers/column_walk.h"
 #include "layers/drop_path.h"
 #include "layers/row_norm_cpu.h"
 
@@ -214,7 +215,8 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
 
 // dgamma[c] = the sum, over the rows that this block worked on, of what its lanes hold in sums[0],
 // and dbeta[c] that of sums[1], if S is 2. The block's warps are `groups` times W: in each group,
-// warp w holds packs of channels from pack (first + w) * 32 of a row on. tile: (S, warps, 32 V).
+// warp w holds packs of channels from pack (first + w) * 32 of a row on. tile: (S, warps, 32 V),
+// with a warp's channels as place_in_tile() has them.
 template <int S, int V>
 __device__ inline void write_partials(float* dgamma, float* dbeta, float* tile,
                                       const float (&sums)[S][V], int first, int W, int groups,
@@ -224,17 +226,18 @@ __device__ inline void write_partials(float* dgamma, float* dbeta, float* tile,
 #pragma unroll
   for (int k = 0; k < S; ++k) {
 #pragma unroll
-    for (int i = 0; i < V; ++i) tile[((k * warps + warp) * V + i) * 32 + lane] = sums[k][i];
+    for (int i = 0; i < V; ++i)
+      tile[(k * warps + warp) * 32 * V + place_in_tile<V>(i, lane, 32)] = sums[k][i];
   }
   __syncthreads();
 #pragma unroll
   for (int k = 0; k < S; ++k) {
     for (int j = warp * 32 + lane; j < W * 32 * V; j += 32 * warps) {
+      const int w = j / (32 * V), own = j % (32 * V), c = first * 32 * V + j;
+      const float* const at =
+          tile + (k * warps + w) * 32 * V + place_in_tile<V>(own % V, own / V, 32);
       float sum = 0;
-      for (int group = 0; group < groups; ++group) {
-        sum += tile[(k * warps + group * W) * 32 * V + j];
-      }
-      const int w = j / (32 * V), i = j / 32 % V, c = ((first + w) * 32 + j % 32) * V + i;
+      for (int group = 0; group < groups; ++group) sum += at[group * W * 32 * V];
       if (c < C) (k == 0 ? dgamma : dbeta)[c] = sum;
     }
   }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds and runs all tests; `make test` calls it. Two programs:
+# Builds and runs all tests; `make test` calls it. Three programs:
 #   dyt_tests     everything, optimised, with nvcc where there is one (for one architecture: a kernel
 #                 that does not compile fails here although no GPU may be there to run it)
 #   kernel_tests  core, layers, models and training again, with the kernels emulated and everything
 #                 under AddressSanitizer
+#   kernel_tests  of a watched build: the kernels alone, every access of which is checked for races
 # Closes with a line "N passed, N failed, N skipped"; exits 1 if any failed.
 set -u
 cd "$(dirname "$0")/.."
@@ -22,6 +23,8 @@ echo "Building with ${settings[*]} ..."
 "${make[@]}" "${settings[@]}" "$folder/dyt" "$folder/dyt_tests" || exit 1
 echo "Building with CUDA=0 SANITIZE=address ..."
 "${make[@]}" CUDA=0 SANITIZE=address build/emulated-address/kernel_tests || exit 1
+echo "Building with CUDA=0 SANITIZE=thread ..."
+"${make[@]}" CUDA=0 SANITIZE=thread build/emulated-thread/kernel_tests || exit 1
 
 # Tests of kernels run where kernels do: on the GPU if there is one, and emulated in any case.
 filter='-*Kernels*'
@@ -47,5 +50,7 @@ echo "Running $folder/dyt_tests ..."
 DYT_BINARY="$PWD/$folder/dyt" run "$folder/dyt_tests" --gtest_filter="$filter"
 echo "Running build/emulated-address/kernel_tests ..."
 ASAN_OPTIONS=detect_leaks=0 run build/emulated-address/kernel_tests
+echo "Running build/emulated-thread/kernel_tests ..."
+run build/emulated-thread/kernel_tests --gtest_filter='*Kernels*-*TwoHundredSteps*'
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -12,6 +12,8 @@
 namespace dyt::test {
 namespace {
 
+#if !defined(DYT_WATCHED)  // these are races, see emulator_watch_test.cu
+
 // Every thread reads what its neighbour wrote; `with_barrier` says whether it waits for it.
 __global__ void neighbour(float* out, bool with_barrier) {
   SHARED(float, tile, [64]);
@@ -21,7 +23,6 @@ __global__ void neighbour(float* out, bool with_barrier) {
   out[t] = tile[(t + 1) % 64];
 }
 
-#if !defined(DYT_WATCHED)  // it calls that a race, see emulator_watch_test.cu
 TEST(EmulatorKernels, MissingBarrierShowsInEveryThreadOrder) {
   const OnDevice<float> out(64);
   const auto wrong = [&](bool with_barrier) {
@@ -38,7 +39,6 @@ TEST(EmulatorKernels, MissingBarrierShowsInEveryThreadOrder) {
     EXPECT_GT(wrong(false), 0) << order;
   });
 }
-#endif
 
 // Both warps read the box, and the first writes it again; `with_barrier` says whether it waits for
 // the other. A shuffle between the two keeps only the threads of a warp together.
@@ -51,7 +51,6 @@ __global__ void reuse(float* out, bool with_barrier) {
   if (threadIdx.x == 0) box[0] = 2;
 }
 
-#if !defined(DYT_WATCHED)  // it calls that a race, see emulator_watch_test.cu
 TEST(EmulatorKernels, AWarpThatOverwritesWhatAnotherHasNotReadShows) {
   const OnDevice<float> out(64);
   const auto wrong = [&](bool with_barrier) {
@@ -69,6 +68,7 @@ TEST(EmulatorKernels, AWarpThatOverwritesWhatAnotherHasNotReadShows) {
   });
   EXPECT_GT(seen, 0);
 }
+
 #endif
 
 __global__ void divergent(float* out) {

@@ -25,6 +25,7 @@ std::string race_in(const std::function<void()>& body) {
 enum class Sync { none, block, warp, shuffle, two_warps, all_warps };
 
 // Every thread reads what its neighbour wrote.
+constexpr int line_before_kernel = __LINE__;
 __global__ void neighbour(float* out, Sync sync) {
   SHARED(float, tile, [128]);
   const int t = int(threadIdx.x), n = int(blockDim.x);
@@ -43,14 +44,15 @@ TEST(WatchedKernels, AMissingBarrierIsARaceWithBothThreadsAndLines) {
   const std::string race = race_in([&] { launch(neighbour, 1, 64)(out.data(), Sync::none); });
   // The last thread comes to what the first has written long ago, and the others to nothing yet:
   // then it is their neighbour's write that comes too late.
-  EXPECT_NE(race.find("thread (63,0,0) reads shared memory at tests/core/emulator_watch_test.cu:38 "
-                      "that thread (0,0,0) writes at tests/core/emulator_watch_test.cu:32, with no "
-                      "barrier between"),
+  const auto line = [](int n) {
+    return "tests/core/emulator_watch_test.cu:" + std::to_string(line_before_kernel + n);
+  };
+  EXPECT_NE(race.find("thread (63,0,0) reads shared memory at " + line(10) +
+                      " that thread (0,0,0) writes at " + line(4) + ", with no barrier between"),
             std::string::npos)
       << race;
-  EXPECT_NE(race.find("thread (1,0,0) writes shared memory at "
-                      "tests/core/emulator_watch_test.cu:32 that thread (0,0,0) reads at "
-                      "tests/core/emulator_watch_test.cu:38"),
+  EXPECT_NE(race.find("thread (1,0,0) writes shared memory at " + line(4) +
+                      " that thread (0,0,0) reads at " + line(10)),
             std::string::npos)
       << race;
 }
@@ -59,8 +61,8 @@ TEST(WatchedKernels, WhomABarrierOrders) {
   const OnDevice<float> out(128);
   const auto races = [&](unsigned threads, Sync sync) {
     bool any = false, all = true;
-    for (const auto order : {emulator::Order::descending, emulator::Order::shuffled,
-                             emulator::Order::ascending}) {
+    for (const auto order :
+         {emulator::Order::descending, emulator::Order::shuffled, emulator::Order::ascending}) {
       emulator::order = order;
       const bool race = race_in([&] { launch(neighbour, 1, threads)(out.data(), sync); }) != "none";
       any = any || race, all = all && race;
@@ -138,7 +140,7 @@ TEST(WatchedKernels, BlocksThatWriteToOnePlaceAreARace) {
   const OnDevice<float> out(4);
   EXPECT_EQ(race_in([&] { launch(same_place, 4, 32)(out.data(), 1); }), "none");
   const std::string race = race_in([&] { launch(same_place, 4, 32)(out.data(), 0); });
-  EXPECT_NE(race.find("thread (0,0,0) of block (0,0,0) writes"), std::string::npos) << race;
+  EXPECT_NE(race.find("that thread (0,0,0) of block (0,0,0) writes"), std::string::npos) << race;
 }
 
 // The last block to come adds up what all have written ("Memory Fence Functions" in the CUDA C++

@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 
+#include "core/emulator_watch.h"
 #include "core/error.h"
 #include "core/poison.h"
 
@@ -59,6 +60,7 @@ void on_fault(int signal_number, siginfo_t* info, void*) {
   }
   line[n++] = '\n';
   [[maybe_unused]] const auto written = write(2, line, size_t(n));
+  if constexpr (watched) print_races();
   std::signal(signal_number, SIG_DFL);
 }
 

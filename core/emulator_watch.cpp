@@ -522,6 +522,10 @@ void end_of_watched_kernel() {
   watch.log->push_back(watch.traffic);
 }
 
+void print_races() {
+  for (const std::string& race : watch.races) std::fprintf(stderr, "race: %s\n", race.c_str());
+}
+
 void watch_barrier(int first, int n) {
   if (!watch.on) return;
   const Busy here;

@@ -26,6 +26,7 @@ void watch_kernel(const LaunchSite& site, int64_t blocks, int threads);
 void watch_block(int64_t block, const void* shared, size_t shared_bytes);
 void end_of_watched_block();
 void end_of_watched_kernel();  // throws what it has seen
+void print_races();            // so far, to stderr: the kernel dies of something else
 
 // Threads first .. first + n - 1 of the block have met.
 void watch_barrier(int first, int n);

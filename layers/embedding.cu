@@ -21,6 +21,7 @@
 #include "core/kernel.h"
 #include "core/matmul.h"
 #include "core/reduce.h"
+#include "layers/column_walk.h"
 #include "layers/layers.h"
 
 namespace dyt {
@@ -177,12 +178,12 @@ __global__ void add_position_forward_kernel(T* y, const T* x, const float* class
   const unsigned row = p / packs_per_row, c = p % packs_per_row * V;
   const unsigned b = row / tokens, t = row % tokens, C = packs_per_row * V;
   const bool is_class = class_token && t == 0;
-  Pack<T, V> out;
+  const Pack<float, V> place = load<V>(position + t * C + c);
+  Pack<T, V> out{};
   if (x && !is_class) out = load<V>(x + size_t(class_token ? row - b - 1 : row) * C + c);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const float from = is_class ? class_token[c + i] : x ? float(out.v[i]) : 0.0f;
-    out.v[i] = T(from + position[t * C + c + i]);
+    out.v[i] = T((is_class ? class_token[c + i] : float(out.v[i])) + place.v[i]);
   }
   store<V>(y + size_t(p) * V, out);
 }
@@ -205,12 +206,14 @@ __global__ void __launch_bounds__(256)
     }
   }
 #pragma unroll
-  for (int i = 0; i < V; ++i) tile[threadIdx.y][i * 32 + threadIdx.x] = sum[i];
+  for (int i = 0; i < V; ++i) {
+    tile[threadIdx.y][place_in_tile<V>(i, int(threadIdx.x), 32)] = sum[i];
+  }
   __syncthreads();
   for (int k = int(threadIdx.y * 32 + threadIdx.x); k < 32 * V; k += 256) {
     float total = 0;
-    for (int y = 0; y < 8; ++y) total += tile[y][k];
-    const int64_t column = (int64_t(blockIdx.x) * 32 + k % 32) * V + k / 32;
+    for (int y = 0; y < 8; ++y) total += tile[y][place_in_tile<V>(k % V, k / V, 32)];
+    const int64_t column = int64_t(blockIdx.x) * 32 * V + k;
     if (column < n) partials[blockIdx.y * n + column] = total;
   }
 }

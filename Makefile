@@ -41,7 +41,7 @@ OPTIMIZE_address := -O1 -g1 -fsanitize=address -fno-omit-frame-pointer
 OPTIMIZE_thread := -O2 -g1 -fno-pie -fdebug-prefix-map=$(CURDIR)=.
 OPTIMIZE := $(or $(OPTIMIZE_$(SANITIZE)),$(error SANITIZE is none, address or thread))
 # What it calls is core/emulator_watch.cpp's.
-WATCH := $(if $(filter thread,$(SANITIZE)),-fsanitize=thread)
+WATCH := $(if $(filter thread,$(SANITIZE)),$(if $(CLANG),$(error SANITIZE=thread is for g++))-fsanitize=thread)
 # No math here reads errno or relies on floating-point traps; NaN and infinity keep their meaning.
 HOST := $(OPTIMIZE) $(MARCH) -fopenmp -fno-math-errno -fno-trapping-math
 COMMIT := $(shell git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)

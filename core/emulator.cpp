@@ -528,7 +528,7 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
       if (!error) error = std::current_exception();
     }
     if constexpr (watched) {
-      if (!block.before_wait) end_of_watched_block();
+      if (!block.before_wait || block.error) end_of_watched_block();
     }
     block.in_kernel = block.before_wait = false;
   };

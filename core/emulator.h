@@ -17,8 +17,8 @@
 //   - under AddressSanitizer (make SANITIZE=address) each piece of an arena and each shared array
 //     has a red zone around it as well;
 //   - in a watched build (make SANITIZE=thread, core/emulator_watch.h) every access is noted: races
-//     are found whatever the order, across blocks and where a fence is missing, too, and sectors and
-//     bank conflicts are counted.
+//     are found whatever the order, across blocks and where a fence is missing, too, and sectors
+//     and bank conflicts are counted.
 // What it does not model: time, and two blocks that wait for each other.
 #pragma once
 #include <algorithm>

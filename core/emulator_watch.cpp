@@ -4,13 +4,18 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <bitset>
 #include <cstdio>
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
+#include <tuple>
 #include <unordered_map>
+#include <vector>
 
 #include "core/emulator_async.h"
 #include "core/emulator_memory.h"
@@ -20,8 +25,7 @@
 namespace dyt::emulator {
 namespace {
 
-// --- Where an access stands in the source
-// ---------------------------------------------------------
+// --- Where an access stands in the source --------------------------------------------------------
 
 // An instruction, or a line that a wrapper knows.
 struct Site {
@@ -105,8 +109,7 @@ std::string text(uint32_t site) {
   return texts.at(site);
 }
 
-// --- Clocks: what a thread can know of the others
-// -------------------------------------------------
+// --- Clocks: what a thread can know of the others ------------------------------------------------
 
 // Every thread counts its barriers. Thread t knows all that u did up to u's time known(t, u): the
 // greatest of what the last barrier of the block told everyone, what barriers of some warps told
@@ -161,8 +164,7 @@ struct Learnt {
   Released what;
 };
 
-// --- Who accessed a byte last
-// ---------------------------------------------------------------------
+// --- Who accessed a byte last --------------------------------------------------------------------
 
 struct Access {
   uint32_t block = 0, time = 0, site = 0;
@@ -170,8 +172,8 @@ struct Access {
   bool exists = false, atomic = false;
 };
 
-// The last write, and of the reads since the last one, and the last by another thread (of another
-// warp, if there was one).
+// The last write, and of the reads since then the last one, and the last one by another thread (of
+// another warp, if there was any).
 struct Byte {
   uint32_t epoch = 0;  // the kernel, or for shared memory the block, that the rest is of
   Access write, read, other_read;
@@ -184,8 +186,7 @@ struct Page {
   std::array<Byte, size> bytes;
 };
 
-// --- How a warp's lanes access memory together
-// ----------------------------------------------------
+// --- How a warp's lanes access memory together ---------------------------------------------------
 
 // The n-th time that lanes come by a site is taken for one instruction of theirs.
 struct Request {
@@ -242,12 +243,10 @@ int64_t turns_of(const Request& r, unsigned bytes, int64_t& needed) {
   return turns;
 }
 
-// --- The watch
-// ------------------------------------------------------------------------------------
+// --- The watch -----------------------------------------------------------------------------------
 
 struct Watch {
-  bool on = false;  // a block runs
-  LaunchSite site{};
+  bool on = false;                                      // a block runs
   std::vector<std::pair<uintptr_t, uintptr_t>> device;  // ranges, sorted
   std::pair<uintptr_t, uintptr_t> recent{};
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
@@ -320,8 +319,18 @@ void report(const Access& earlier, bool wrote, const Access& now, bool writes, b
                                   : " of block " + text_of_block(earlier.block) + before));
 }
 
+// Shared memory that no thread of the block has written: on a GPU, whatever was there.
+void report_unwritten(const Access& now) {
+  if (watch.races.size() >= 8) return;
+  const std::string at = " reads shared memory at " + text(now.site);
+  if (!watch.reported.insert(at).second) return;
+  watch.races.push_back("block " + text_of_block(now.block) + ": thread " +
+                        text_of_thread(now.thread) + at + " that nobody has written yet");
+}
+
 void note(Byte& byte, uint32_t epoch, const Access& now, bool writes, bool shared) {
   if (byte.epoch != epoch) byte = {epoch, {}, {}, {}};
+  if (shared && !writes && !byte.write.exists) report_unwritten(now);
   const auto check = [&](const Access& earlier, bool wrote) {
     if (!earlier.exists || (earlier.thread == now.thread && earlier.block == now.block)) return;
     if (earlier.atomic && now.atomic) return;
@@ -453,7 +462,6 @@ void atomic(const volatile void* place, unsigned bytes, const void* instruction)
 
 void watch_kernel(const LaunchSite& site, int64_t blocks, int threads) {
   const Busy here;
-  watch.site = site;
   watch.device = device_ranges();
   watch.recent = {};
   ++watch.kernel_epoch;
@@ -569,8 +577,7 @@ std::vector<KernelTraffic> watch_traffic(const std::function<void()>& work) {
 
 }  // namespace dyt
 
-// --- What g++ -fsanitize=thread calls
-// -------------------------------------------------------------
+// --- What g++ -fsanitize=thread calls ------------------------------------------------------------
 
 #define HERE __builtin_return_address(0)
 #define WATCH_SIZE(n)                                                                          \

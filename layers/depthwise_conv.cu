@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(256, 2)
     depthwise_kernel(T* y, bool add, const T* x, const float* weight, bool turned,
                      const float* bias, int H, int W, int C, Tiling t) {
   constexpr int R = K / 2, N = owned<T>;
-  DYNAMIC_SHARED(T, tile);  // (tile_h + K - 1, spaced_stride)
+  DYNAMIC_SHARED(T, tile);             // (tile_h + K - 1, spaced_stride)
   constexpr int apart = chunk<T> + N;  // of two taps' filters, to be written to many banks at once
   SHARED(float, filters, [K * K * apart]);
   const int c0 = int(blockIdx.x % t.chunks) * chunk<T>;

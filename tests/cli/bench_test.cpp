@@ -48,6 +48,14 @@ TEST_F(Cli, BenchKernelsGivesTheWorkOfEachRungAndWhatPartOfACopyItReaches) {
   }
 }
 
+// What it counts is tested in tests/bench/accesses_test.cpp, in a build that can.
+TEST_F(Cli, BenchAccessesSaysWhichBuildItNeeds) {
+  const Ran ran = dyt("bench accesses layernorm");
+  EXPECT_NE(ran.status, 0);
+  EXPECT_NE(ran.error.find("SANITIZE=thread"), std::string::npos) << ran.error;
+  EXPECT_EQ(ran.out, "");
+}
+
 TEST_F(Cli, BenchKernelsMeasuresProductsByALargeProduct) {
   const Ran ran =
       dyt("bench kernels attention --device cpu --rows 32 --channels 64 --tokens 16 --seconds 0 "

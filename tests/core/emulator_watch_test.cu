@@ -94,6 +94,23 @@ TEST(WatchedKernels, BarriersOfSomeWarpsMakeAChain) {
   EXPECT_NE(race_in([&] { launch(chain, 1, 96)(out.data(), false); }), "none");
 }
 
+// Half of the block writes; all read.
+__global__ void half_written(float* out, int written) {
+  SHARED(float, tile, [64]);
+  const int t = int(threadIdx.x);
+  if (t < written) tile[t] = 1;
+  __syncthreads();
+  out[t] = tile[t];
+}
+
+TEST(WatchedKernels, SharedMemoryThatNobodyHasWrittenIsReported) {
+  const OnDevice<float> out(64);
+  EXPECT_EQ(race_in([&] { launch(half_written, 1, 64)(out.data(), 64); }), "none");
+  const std::string race = race_in([&] { launch(half_written, 1, 64)(out.data(), 63); });
+  EXPECT_NE(race.find("thread (63,0,0) reads shared memory"), std::string::npos) << race;
+  EXPECT_NE(race.find("that nobody has written"), std::string::npos) << race;
+}
+
 // Two rounds with one box: written, read, and, before it is written again, `waits` for the reader.
 __global__ void box_twice(float* out, bool waits) {
   SHARED(float, box, [1]);

@@ -19,7 +19,7 @@ struct AccessesOptions {
 //   touched    by all launches together, in whole sectors of 32 bytes, each once per launch: what
 //              comes from and goes to DRAM if nothing stays in the L2 cache from one launch to the
 //              next, and everything in a launch
-//   asked      by all warps: what goes through the L2 cache
+//   asked      by all warps, in such sectors: what goes through the L1 cache
 //   full       how much of that was wanted: less than 100 % where a warp's threads ask for places
 //              far from each other
 //   shared     turns of shared memory against as few as would do: bank conflicts where above 1

@@ -11,8 +11,6 @@
 namespace dyt {
 namespace {
 
-constexpr double sector = 32;
-
 struct Totals {
   double touched = 0, asked = 0, wanted = 0;  // bytes
   double turns = 0, turns_needed = 0;
@@ -23,8 +21,9 @@ Totals totals_of(const std::vector<KernelTraffic>& launches) {
   for (const KernelTraffic& k : launches) {
     t.touched += double(k.bytes_read + k.bytes_written);
     for (const SiteTraffic& s : k.sites) {
-      (s.shared ? t.turns : t.asked) += double(s.moved) * (s.shared ? 1 : sector);
-      (s.shared ? t.turns_needed : t.wanted) += double(s.needed) * (s.shared ? 1 : sector);
+      const double unit = s.shared ? 1 : sector_bytes;
+      (s.shared ? t.turns : t.asked) += unit * double(s.moved);
+      (s.shared ? t.turns_needed : t.wanted) += unit * double(s.needed);
     }
   }
   return t;
@@ -82,12 +81,10 @@ void bench_accesses(const AccessesOptions& options) {
                "shape", name_of(dtype), "", "at least", "touched", "asked", "full", "shared");
   for (const KernelCase& kernel : chosen_kernels(options.kernels, device, dtype)) {
     KernelRunner runner(kernel, device, dtype, 1);
-    if (kernel.choose) kernel.choose(true);
     runner.once([](Direction, const std::function<void()>& work) { work(); });  // sets things up
     runner.once([&](Direction direction, const std::function<void()>& work) {
       const std::vector<KernelTraffic> launches = watch_traffic(work);
-      const double bytes =
-          (direction == Direction::forward ? kernel.forward : kernel.backward).bytes;
+      const double bytes = kernel.work(direction).bytes;
       const Totals t = totals_of(launches);
       char turns[32] = "";
       if (t.turns > 0) std::snprintf(turns, sizeof turns, "%.2f", t.turns / t.turns_needed);
@@ -98,15 +95,15 @@ void bench_accesses(const AccessesOptions& options) {
       if (options.lines) print_lines(table, launches);
       std::fflush(table);
       if (!options.json) return;
-      std::vector<int64_t> shape;
-      for (int i = 0; i < kernel.shape.rank(); ++i) shape.push_back(kernel.shape[i]);
-      nlohmann::ordered_json line = {
-          {"kernel", kernel.ladder}, {"rung", kernel.rung}, {"direction", name_of(direction)},
-          {"shape", shape},          {"bytes", bytes},      {"launches", nlohmann::json::array()}};
+      nlohmann::ordered_json line = {{"kernel", kernel.ladder},
+                                     {"rung", kernel.rung},
+                                     {"direction", name_of(direction)},
+                                     {"shape", dims_of(kernel.shape)},
+                                     {"bytes", bytes},
+                                     {"launches", nlohmann::json::array()}};
       for (const KernelTraffic& k : launches) line["launches"].push_back(json_of(k));
       std::printf("%s\n", line.dump().c_str());
     });
-    if (kernel.choose) kernel.choose(false);
   }
 }
 

@@ -4,10 +4,6 @@
 
 namespace dyt {
 
-const char* name_of(Direction direction) {
-  return direction == Direction::forward ? "forward" : "backward";
-}
-
 KernelRunner::KernelRunner(const KernelCase& kernel, Device device, DType dtype, int sets)
     : kernel_(kernel), sets_(sets), tape_(device, dtype, 1), backward_(kernel.backward.bytes > 0) {
   if (kernel.body) {
@@ -23,6 +19,12 @@ KernelRunner::KernelRunner(const KernelCase& kernel, Device device, DType dtype,
 }
 
 void KernelRunner::once(const Around& around) {
+  if (kernel_.choose) kernel_.choose(true);
+  both_directions(around);
+  if (kernel_.choose) kernel_.choose(false);
+}
+
+void KernelRunner::both_directions(const Around& around) {
   if (body_) return around(Direction::forward, [&] { for_sets(body_); });
   tape_.begin(step_++);
   std::vector<Tensor> outputs(static_cast<size_t>(sets_));

@@ -9,22 +9,20 @@
 
 namespace dyt {
 
-enum class Direction { forward, backward };
-const char* name_of(Direction direction);
-
 class KernelRunner {
  public:
   // With so many sets of data, random ones.
   KernelRunner(const KernelCase& kernel, Device device, DType dtype, int sets);
 
-  // Works on each set, forward and then backward. around() gets each direction's work for all sets
-  // in one piece, and is to do it once.
+  // Works on each set, forward and then backward, with the kernel's rung chosen. around() gets each
+  // direction's work for all sets in one piece, and is to do it once.
   using Around = std::function<void(Direction, const std::function<void()>& work)>;
   void once(const Around& around);
 
   int sets() const { return sets_; }
 
  private:
+  void both_directions(const Around& around);
   void for_sets(const std::function<void(int)>& body) const;
   Tensor make(const KernelInput& input);
   void* gradient_for(int k, const Tensor& y);

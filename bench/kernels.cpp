@@ -34,11 +34,7 @@ struct Measured {
 
 Measured measure(const KernelCase& kernel, Device device, DType dtype, QueueTimer& timer,
                  double seconds) {
-  const auto choose = [&](bool on) {
-    if (kernel.choose) kernel.choose(on);
-  };
   KernelRunner runner(kernel, device, dtype, sets_for(kernel, device, dtype));
-  choose(true);
   Measured ignored, measured;
   double host_forward = 0, host_backward = 0;
   const auto once = [&](Measured& into) {
@@ -56,7 +52,6 @@ Measured measure(const KernelCase& kernel, Device device, DType dtype, QueueTime
          (seconds_now() < end && measured.forward.size() < 200)) {
     once(measured);
   }
-  choose(false);
   return measured;
 }
 
@@ -91,8 +86,9 @@ class Printer {
   }
 
   // equal_copy: seconds of a copy of as many bytes; 0 if products are what counts.
-  void row(const KernelCase& kernel, const char* direction, const Work& work,
-           const std::vector<double>& seconds, double equal_copy) {
+  void row(const KernelCase& kernel, Direction direction, const std::vector<double>& seconds,
+           double equal_copy) {
+    const Work& work = kernel.work(direction);
     const double middle = median(seconds);
     const double share = kernel.products() ? work.flops / middle / reached_.flops_per_second
                                            : work.bytes / middle / reached_.bytes_per_second;
@@ -104,18 +100,21 @@ class Printer {
     char flops[32] = "";
     if (work.flops > 0) std::snprintf(flops, sizeof flops, "%.2f", 1e-12 * work.flops / middle);
     std::fprintf(table_, "%-16s %-18s %-22s %-9s %10.1f %9.1f %9s  %3.0f %% of a %s%s\n",
-                 kernel.ladder.c_str(), kernel.rung.c_str(), kernel.shape.text().c_str(), direction,
-                 1e6 * middle, 1e-9 * work.bytes / middle, flops, 100 * share, share_of, equal);
+                 kernel.ladder.c_str(), kernel.rung.c_str(), kernel.shape.text().c_str(),
+                 name_of(direction), 1e6 * middle, 1e-9 * work.bytes / middle, flops, 100 * share,
+                 share_of, equal);
     std::fflush(table_);
     if (!json_) return;
-    std::vector<int64_t> shape;
-    for (int i = 0; i < kernel.shape.rank(); ++i) shape.push_back(kernel.shape[i]);
-    nlohmann::ordered_json line = {
-        {"kernel", kernel.ladder}, {"rung", kernel.rung},
-        {"direction", direction},  {"shape", shape},
-        {"seconds", middle},       {"spread", {quantile(seconds, 0.25), quantile(seconds, 0.75)}},
-        {"bytes", work.bytes},     {"flops", work.flops},
-        {"share", share},          {"share_of", share_of}};
+    nlohmann::ordered_json line = {{"kernel", kernel.ladder},
+                                   {"rung", kernel.rung},
+                                   {"direction", name_of(direction)},
+                                   {"shape", dims_of(kernel.shape)},
+                                   {"seconds", middle},
+                                   {"spread", {quantile(seconds, 0.25), quantile(seconds, 0.75)}},
+                                   {"bytes", work.bytes},
+                                   {"flops", work.flops},
+                                   {"share", share},
+                                   {"share_of", share_of}};
     if (equal_copy > 0) line["share_of_equal_copy"] = equal_copy / middle;
     std::printf("%s\n", line.dump().c_str());
     std::fflush(stdout);
@@ -148,11 +147,12 @@ void bench_kernels(const KernelBenchOptions& options) {
   };
   for (const KernelCase& kernel : kernels) {
     const Measured measured = measure(kernel, device, dtype, timer, options.seconds);
-    printer.row(kernel, "forward", kernel.forward, measured.forward,
-                equal_copy(kernel, kernel.forward));
-    if (!measured.backward.empty()) {
-      printer.row(kernel, "backward", kernel.backward, measured.backward,
-                  equal_copy(kernel, kernel.backward));
+    for (const Direction direction : {Direction::forward, Direction::backward}) {
+      const bool forward = direction == Direction::forward;
+      const std::vector<double>& seconds = forward ? measured.forward : measured.backward;
+      if (!seconds.empty()) {
+        printer.row(kernel, direction, seconds, equal_copy(kernel, kernel.work(direction)));
+      }
     }
   }
 }

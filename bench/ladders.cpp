@@ -433,6 +433,16 @@ std::vector<std::string> kernel_ladders() {
   return names;
 }
 
+const char* name_of(Direction direction) {
+  return direction == Direction::forward ? "forward" : "backward";
+}
+
+std::vector<int64_t> dims_of(const Shape& shape) {
+  std::vector<int64_t> dims;
+  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  return dims;
+}
+
 std::vector<KernelCase> chosen_kernels(const KernelChoice& choice, Device device, DType dtype) {
   const std::vector<std::string> known = kernel_ladders();
   for (const std::string& name : choice.ladders) {

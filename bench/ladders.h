@@ -22,6 +22,9 @@ struct KernelInput {
   int64_t below = 0;
 };
 
+enum class Direction { forward, backward };
+const char* name_of(Direction direction);
+
 struct KernelCase {
   std::string ladder, rung;
   Shape shape;  // as shown
@@ -38,6 +41,7 @@ struct KernelCase {
       nullptr;  // called with true before, with false after: a rung
 
   Work forward = {}, backward = {};  // backward without work: not timed
+  const Work& work(Direction d) const { return d == Direction::forward ? forward : backward; }
   // Whether its floor is the arithmetic of matrix products, rather than the memory's bandwidth.
   bool products() const { return forward.flops > 0; }
 };
@@ -51,6 +55,7 @@ KernelShapes kernel_shapes(Device device);  // what suits it: GPU-sized, or done
 
 std::vector<KernelCase> kernel_cases(const KernelShapes& shapes, DType dtype);
 std::vector<std::string> kernel_ladders();  // their names
+std::vector<int64_t> dims_of(const Shape& shape);
 
 // What the command line asks for.
 struct KernelChoice {

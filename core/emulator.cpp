@@ -462,15 +462,17 @@ const Slot* exchange(Slot (Warp::*member)[2][32], unsigned mask, const Slot& slo
 const uint64_t* warp_exchange(unsigned mask, uint64_t bits, Where where) {
   return exchange(&Warp::bits, mask, bits, where);
 }
-void thread_fence() {
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  if constexpr (watched) watch_fence();
+const Words* warp_exchange(unsigned mask, const Words& words, Where where) {
+  return exchange(&Warp::words, mask, words, where);
 }
+
 void warp_barrier(unsigned mask, Where where) {
   exchange<uint64_t>(&Warp::bits, mask, 0, where, true);
 }
-const Words* warp_exchange(unsigned mask, const Words& words, Where where) {
-  return exchange(&Warp::words, mask, words, where);
+
+void thread_fence() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if constexpr (watched) watch_fence();
 }
 
 void* shared_array(const void* key, size_t bytes) {

@@ -182,7 +182,7 @@ struct Byte {
 struct Page {
   static constexpr uintptr_t size = 4096;
   uint32_t epoch = 0;
-  std::bitset<size / 32> read, written;  // sectors
+  std::bitset<size / sector_bytes> read, written;  // sectors
   std::array<Byte, size> bytes;
 };
 
@@ -216,11 +216,11 @@ int64_t sectors_of(const Request& r, unsigned bytes, int64_t& needed) {
   for (const uintptr_t at : starts) {
     distinct += std::min<uintptr_t>(bytes, std::max(at + bytes, end) - std::max(at, end));
     end = std::max(end, at + bytes);
-    for (uintptr_t s = at / 32; s <= (at + bytes - 1) / 32; ++s) {
+    for (uintptr_t s = at / sector_bytes; s <= (at + bytes - 1) / sector_bytes; ++s) {
       if (s > last_sector) ++sectors, last_sector = s;
     }
   }
-  needed += int64_t(distinct + 31) / 32;
+  needed += int64_t(distinct + sector_bytes - 1) / sector_bytes;
   return sectors;
 }
 
@@ -306,35 +306,35 @@ std::string triple(unsigned i, dim3 of) {
 std::string text_of_thread(unsigned thread) { return triple(thread, blockDim); }
 std::string text_of_block(uint32_t block) { return triple(block, gridDim); }
 
-void report(const Access& earlier, bool wrote, const Access& now, bool writes, bool shared) {
+// Notes what is wrong with an access, once for each two lines; `then`: what comes after its place.
+void report(const Access& now, bool writes, bool shared, const std::string& before,
+            const std::string& then) {
   if (watch.races.size() >= 8) return;
   const std::string at = std::string(writes ? " writes" : " reads") +
-                         (shared ? " shared memory at " : " device memory at ") + text(now.site),
-                    before = (wrote ? " writes at " : " reads at ") + text(earlier.site);
+                         (shared ? " shared memory at " : " device memory at ") + text(now.site);
   if (!watch.reported.insert(at + before).second) return;
-  watch.races.push_back(
-      "block " + text_of_block(now.block) + ": thread " + text_of_thread(now.thread) + at +
-      " that thread " + text_of_thread(earlier.thread) +
-      (earlier.block == now.block ? before + ", with no barrier between"
-                                  : " of block " + text_of_block(earlier.block) + before));
+  watch.races.push_back("block " + text_of_block(now.block) + ": thread " +
+                        text_of_thread(now.thread) + at + " that " + then);
 }
 
-// Shared memory that no thread of the block has written: on a GPU, whatever was there.
-void report_unwritten(const Access& now) {
-  if (watch.races.size() >= 8) return;
-  const std::string at = " reads shared memory at " + text(now.site);
-  if (!watch.reported.insert(at).second) return;
-  watch.races.push_back("block " + text_of_block(now.block) + ": thread " +
-                        text_of_thread(now.thread) + at + " that nobody has written yet");
+void report_race(const Access& earlier, bool wrote, const Access& now, bool writes, bool shared) {
+  const std::string before = (wrote ? " writes at " : " reads at ") + text(earlier.site);
+  const bool same_block = earlier.block == now.block;
+  report(now, writes, shared, before,
+         "thread " + text_of_thread(earlier.thread) +
+             (same_block ? before + ", with no barrier between"
+                         : " of block " + text_of_block(earlier.block) + before));
 }
 
 void note(Byte& byte, uint32_t epoch, const Access& now, bool writes, bool shared) {
   if (byte.epoch != epoch) byte = {epoch, {}, {}, {}};
-  if (shared && !writes && !byte.write.exists) report_unwritten(now);
+  if (shared && !writes && !byte.write.exists) {  // on a GPU, whatever was there
+    report(now, writes, shared, "", "nobody has written yet");
+  }
   const auto check = [&](const Access& earlier, bool wrote) {
     if (!earlier.exists || (earlier.thread == now.thread && earlier.block == now.block)) return;
     if (earlier.atomic && now.atomic) return;
-    if (!comes_before(earlier)) report(earlier, wrote, now, writes, shared);
+    if (!comes_before(earlier)) report_race(earlier, wrote, now, writes, shared);
   };
   check(byte.write, true);
   if (writes) {
@@ -398,7 +398,7 @@ void access(uintptr_t at, unsigned bytes, bool writes, uint32_t site, bool atomi
       }
       const uintptr_t end = std::min(at + bytes, (b / Page::size + 1) * Page::size);
       for (; b < end; ++b) {
-        const uintptr_t sector = b % Page::size / 32;
+        const uintptr_t sector = b % Page::size / sector_bytes;
         if (writes) {
           page->written.set(sector);
         } else if (!page->written[sector]) {
@@ -423,19 +423,6 @@ void instrumented(const void* place, size_t bytes, bool writes, const void* inst
     access(at, unsigned(piece), writes, site);
     at += piece, bytes -= piece;
   }
-}
-
-void fence() {
-  const int self = current_thread();
-  Clocks& clocks = watch.clocks;
-  if (!watch.seen[size_t(self)].empty()) {
-    watch.learnt.push_back({self, clocks.now[size_t(self)], std::move(watch.seen[size_t(self)])});
-    watch.seen[size_t(self)].clear();
-  }
-  auto times = std::make_shared<std::vector<uint32_t>>(static_cast<size_t>(watch.threads));
-  for (int u = 0; u < watch.threads; ++u) (*times)[size_t(u)] = clocks.known(self, u);
-  watch.fenced[size_t(self)] = times;
-  ++clocks.now[size_t(self)];
 }
 
 void atomic(const volatile void* place, unsigned bytes, const void* instruction) {
@@ -518,8 +505,8 @@ void end_of_watched_kernel() {
   if (!watch.log) return;
   for (const auto& [number, page] : watch.pages) {
     if (page->epoch != watch.kernel_epoch) continue;
-    watch.traffic.bytes_read += 32 * int64_t(page->read.count());
-    watch.traffic.bytes_written += 32 * int64_t(page->written.count());
+    watch.traffic.bytes_read += sector_bytes * int64_t(page->read.count());
+    watch.traffic.bytes_written += sector_bytes * int64_t(page->written.count());
   }
   std::set<uint32_t> all;
   for (const auto& [way, index] : watch.traffic_of) all.insert(way.site);
@@ -543,7 +530,16 @@ void watch_barrier(int first, int n) {
 void watch_fence() {
   if (!watch.on || busy) return;
   const Busy here;
-  fence();
+  const int self = current_thread();
+  Clocks& clocks = watch.clocks;
+  if (!watch.seen[size_t(self)].empty()) {
+    watch.learnt.push_back({self, clocks.now[size_t(self)], std::move(watch.seen[size_t(self)])});
+    watch.seen[size_t(self)].clear();
+  }
+  auto times = std::make_shared<std::vector<uint32_t>>(static_cast<size_t>(watch.threads));
+  for (int u = 0; u < watch.threads; ++u) (*times)[size_t(u)] = clocks.known(self, u);
+  watch.fenced[size_t(self)] = times;
+  ++clocks.now[size_t(self)];
 }
 
 void watch_access(const void* at, size_t bytes, bool writes, Where where, bool counted) {

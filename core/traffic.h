@@ -8,18 +8,19 @@
 
 namespace dyt {
 
+inline constexpr int sector_bytes = 32;
+
 // The accesses at one line of a kernel, of all its warps. A warp's instruction is one request, for
-// which device memory moves sectors of 32 bytes, and shared memory takes as many turns as the bank
+// which device memory moves sectors, and shared memory takes as many turns as the bank
 // with the most different words wants ("Device Memory Accesses", "Shared Memory" in the CUDA C++
 // Best Practices Guide).
 struct SiteTraffic {
   std::string where;  // file:line
   bool shared, writes;
   int64_t requests = 0;
-  int64_t bytes = 0;  // asked for by all threads
-  int64_t moved = 0;  // sectors, or turns of shared memory
-  int64_t needed =
-      0;  // as many as would do, were the same bytes in one piece, or without conflicts
+  int64_t bytes = 0;   // asked for by all threads
+  int64_t moved = 0;   // sectors, or turns of shared memory
+  int64_t needed = 0;  // as many as would do: the same bytes in one piece; without conflicts
 };
 
 struct KernelTraffic {

@@ -195,7 +195,6 @@ __global__ void add_position_forward_kernel(T* y, const T* x, const float* class
 template <int V, class T>
 __global__ void __launch_bounds__(256)
     column_sums_kernel(float* partials, const T* dy, int64_t rows, int64_t stride, int64_t n) {
-  SHARED(float, tile, [8][32 * V]);
   const int64_t c = (int64_t(blockIdx.x) * 32 + threadIdx.x) * V;  // first column of the pack
   float sum[V] = {};
   if (c < n) {
@@ -205,17 +204,7 @@ __global__ void __launch_bounds__(256)
       for (int i = 0; i < V; ++i) sum[i] += float(up.v[i]);
     }
   }
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    tile[threadIdx.y][place_in_tile<V>(i, int(threadIdx.x), 32)] = sum[i];
-  }
-  __syncthreads();
-  for (int k = int(threadIdx.y * 32 + threadIdx.x); k < 32 * V; k += 256) {
-    float total = 0;
-    for (int y = 0; y < 8; ++y) total += tile[y][place_in_tile<V>(k % V, k / V, 32)];
-    const int64_t column = int64_t(blockIdx.x) * 32 * V + k;
-    if (column < n) partials[blockIdx.y * n + column] = total;
-  }
+  write_column_sums<V>(partials + blockIdx.y * n, sum, n);
 }
 
 // dx = dy without the class token's rows, or added to: one thread per pack of dx. Moves 4 bytes per

@@ -21,16 +21,14 @@ std::map<std::pair<std::string, Direction>, Counted> counted(const std::string& 
   std::map<std::pair<std::string, Direction>, Counted> all;
   const KernelChoice choice{{ladder}, {rows}, {256}, 16, 96};
   for (const KernelCase& kernel : chosen_kernels(choice, Device::emulated, dtype)) {
-    if (kernel.choose) kernel.choose(true);
     KernelRunner runner(kernel, Device::emulated, dtype, 1);
     runner.once([&](Direction direction, const std::function<void()>& work) {
       Counted& c = all[{kernel.rung, direction}];
-      c.bytes = (direction == Direction::forward ? kernel.forward : kernel.backward).bytes;
+      c.bytes = kernel.work(direction).bytes;
       for (const KernelTraffic& launch : watch_traffic(work)) {
         c.touched += double(launch.bytes_read + launch.bytes_written);
       }
     });
-    if (kernel.choose) kernel.choose(false);
   }
   return all;
 }

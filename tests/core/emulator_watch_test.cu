@@ -161,7 +161,7 @@ TEST(WatchedKernels, BlocksThatWriteToOnePlaceAreARace) {
 }
 
 // The last block to come adds up what all have written ("Memory Fence Functions" in the CUDA C++
-// Programming Guide has this example). `leaves_out`: a piece of it.
+// Programming Guide has this example), but for a piece that is left out.
 enum class Piece { none, fence_before, fence_after, barrier_before, barrier_after };
 
 __global__ void last_block_adds(float* sum, float* parts, unsigned* arrived, Piece left_out) {

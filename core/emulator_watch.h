@@ -2,9 +2,9 @@
 // called): g++ puts a call in front of every access to memory that a kernel makes, and
 // emulator_watch.cpp answers these calls in place of ThreadSanitizer's library, which knows nothing
 // of a GPU's threads. For each byte of shared and device memory it notes who wrote it and who read
-// it last, and when, by the clocks below; two accesses of different threads, one of them a write,
-// between which nothing makes the second wait for the first, are a race, in whatever order the
-// emulator ran them. So is reading shared memory that nobody has written.
+// it last, and when, by clocks that count barriers; two accesses of different threads, one of them
+// a write, between which nothing makes the second wait for the first, are a race, in whatever order
+// the emulator ran them. So is reading shared memory that nobody has written.
 //
 // What makes a thread wait for another: the block's barrier, __syncwarp(), sync_warps(); and
 // between blocks of a grid, an atomic operation behind a __threadfence() of the one, before a

@@ -243,8 +243,10 @@ void library_convolution_backward(void* dx, bool add, float* dweight, float* dbi
   const Numbers numbers = numbers_of(s, activations);
   const int64_t in = s.B * s.H * s.W * s.Cin, out = s.pixels() * s.Cout;
   const void* const dy_factor = factor(Use::rounded_y, dy, out, activations, numbers);
-  backward_weights(dweight, dbias, dy_factor, factor(Use::rounded_x, x, in, activations, numbers),
-                   s, numbers);
+  if (dweight) {
+    backward_weights(dweight, dbias, dy_factor, factor(Use::rounded_x, x, in, activations, numbers),
+                     s, numbers);
+  }
   if (!dx) return;
   if (numbers.winograd) return backward_data_winograd(dx, add, dy_factor, weight, s, numbers);
   if (s.stride == 1 && s.padding < s.K) {

@@ -30,7 +30,8 @@ bool library_convolves_in_bf16();
 void library_convolution(void* y, const void* x, DType activations, const float* weight,
                          const float* bias, const ConvShape& s);
 
-// dx is overwritten, or added to; it may be null. dweight and dbias (or null) are added to.
+// dx is overwritten, or added to; it may be null. dweight and dbias (or null) are added to; if
+// dweight is null, neither is computed.
 void library_convolution_backward(void* dx, bool add, float* dweight, float* dbias, const void* dy,
                                   const void* x, DType activations, const float* weight,
                                   const ConvShape& s);

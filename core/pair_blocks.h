@@ -114,6 +114,21 @@ void finish_row(const Product& p, T* c, int64_t i, int64_t j, int64_t columns, c
   }
 }
 
+// Rows [i0, i0 + rows) and columns [j0, j0 + columns) of the left times the right factor, of which
+// C is the transpose if `turned`.
+struct Piece {
+  int64_t i0, rows, j0, columns;
+};
+
+// Asks for a block of C (m, n), which is going to be written.
+template <class T>
+void prefetch_block(T* c, int64_t n, bool turned, Piece at) {
+  if (turned) std::swap(at.i0, at.j0), std::swap(at.rows, at.columns);
+  for (int64_t r = 0; r < at.rows; ++r) {
+    prefetch_to_write(c + (at.i0 + r) * n + at.j0, at.columns);
+  }
+}
+
 inline void transpose_sums(BlockSums& to, const BlockSums& from) {
   for (int64_t i = 0; i < block; i += side) {
     for (int64_t j = 0; j < block; j += side) {
@@ -133,12 +148,6 @@ inline void add_sums(BlockSums& to, const BlockSums& from) {
     for (int64_t j = 0; j < block; ++j) to.rows[i][j] += from.rows[i][j];
   }
 }
-
-// Rows [i0, i0 + rows) and columns [j0, j0 + columns) of the left times the right factor, of which
-// C is the transpose if `turned`.
-struct Piece {
-  int64_t i0, rows, j0, columns;
-};
 
 // Calls body(block) for the blocks of a piece of C, row by row.
 template <class Body>
@@ -178,7 +187,7 @@ class Blocks {
   Blocks& operator=(const Blocks&) = delete;
 
   void compute(const Piece& at, const BlockProduct& product) {
-    prefetch(at);
+    prefetch_block(c_, p_.n, turned_, at);
     if constexpr (std::is_same_v<T, float>) {
       const bool whole = at.rows % side == 0 && at.columns % side == 0;
       if (whole && !turned_ && !p_.add && !p_.residual) {
@@ -198,13 +207,6 @@ class Blocks {
   void finish() {
     if (waiting_.rows > 0) finish_block(p_, turned_, c_, waiting_, sums_[1 - next_]);
     waiting_.rows = 0;
-  }
-
-  void prefetch(Piece at) {
-    if (turned_) std::swap(at.i0, at.j0), std::swap(at.rows, at.columns);
-    for (int64_t r = 0; r < at.rows; ++r) {
-      prefetch_to_write(c_ + (at.i0 + r) * p_.n + at.j0, at.columns);
-    }
   }
 
   const amx::Unit& unit_;

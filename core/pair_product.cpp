@@ -219,6 +219,13 @@ int64_t blocks_of(const Piece& piece) {
   return (piece.rows + block - 1) / block * ((piece.columns + block - 1) / block);
 }
 
+Piece block_of(const Piece& piece, int64_t which) {
+  const int64_t across = (piece.columns + block - 1) / block;
+  const int64_t i = which / across * block, j = which % across * block;
+  return {piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
+          std::min(block, piece.columns - j)};
+}
+
 // Few rows, or a long sum: each thread packs for itself. It has a piece of C and the whole sum; or
 // a part of the sum, and all parts are added up at the end.
 template <class T>
@@ -275,15 +282,11 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
         BlockSums* const of_piece = all_sums + which * blocks;
 #pragma omp for schedule(static) nowait
         for (int64_t b = 0; b < blocks_of(piece); ++b) {
+          if (b + 1 < blocks_of(piece)) prefetch_block(c, p.n, plan.turned, block_of(piece, b + 1));
           for (int64_t part = 1; part < parts; ++part) {
             add_sums(of_piece[b], of_piece[part * pieces * blocks + b]);
           }
-          const int64_t across = (piece.columns + block - 1) / block;
-          const int64_t i = b / across * block, j = b % across * block;
-          finish_block(p, plan.turned, c,
-                       {piece.i0 + i, std::min(block, piece.rows - i), piece.j0 + j,
-                        std::min(block, piece.columns - j)},
-                       of_piece[b]);
+          finish_block(p, plan.turned, c, block_of(piece, b), of_piece[b]);
         }
       }
     }

@@ -112,6 +112,7 @@ std::string describe(Device device) {
 }
 
 int multiprocessors() { return 4; }
+size_t shared_memory_of_a_block() { return emulator::shared_memory_of_a_block; }
 
 void* device_allocate(Device device, size_t bytes) {
   if (device == Device::cpu) return host_allocate(bytes);
@@ -190,6 +191,7 @@ std::string describe(Device device) {
 }
 
 void check_cuda(cudaError_t status, const char* file, int line) {
+  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // not for the next to find
   require(status == cudaSuccess, "CUDA: ", cudaGetErrorString(status), " (", file, ":", line, ")");
 }
 
@@ -202,13 +204,21 @@ cudaStream_t stream() {
   return s;
 }
 
+namespace {
+int attribute(cudaDeviceAttr which) {
+  int found = 0;
+  check_cuda(cudaDeviceGetAttribute(&found, which, 0));
+  return found;
+}
+}  // namespace
+
 int multiprocessors() {
-  static const int count = [] {
-    int found = 0;
-    check_cuda(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, 0));
-    return found;
-  }();
+  static const int count = attribute(cudaDevAttrMultiProcessorCount);
   return count;
+}
+size_t shared_memory_of_a_block() {
+  static const int bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return size_t(bytes);
 }
 
 void* device_allocate(Device device, size_t bytes) {
@@ -270,14 +280,18 @@ void synchronize(Device device) {
   check_cuda(cudaStreamSynchronize(stream()));
 }
 
+namespace {
+__global__ void some_kernel() {}
+}  // namespace
+
+// Newer GPUs than Hopper could, too, but nobody has tried this on one; on consumer Blackwell others
+// could not capture such launches in a graph (sgl-project/sglang, pull request 18596). And the code
+// that runs here must have been compiled for it, or nothing in it waits.
 bool kernels_may_overlap() {
   static const bool they_may = [] {
-    int device = 0, major = 0;
-    check_cuda(cudaGetDevice(&device));
-    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    // Newer ones could, too, but nobody has tried this on one; on consumer Blackwell others could
-    // not capture such launches in a graph (sgl-project/sglang, pull request 18596).
-    return major == 9;
+    cudaFuncAttributes code{};
+    check_cuda(cudaFuncGetAttributes(&code, some_kernel));
+    return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && code.ptxVersion >= 90;
   }();
   return they_may;
 }

@@ -29,7 +29,7 @@ namespace {
 namespace ctx = boost::context;
 
 constexpr size_t stack_bytes = 128 * 1024;
-constexpr size_t max_shared_bytes = 227 * 1024;  // of sm_90
+constexpr size_t max_shared_bytes = shared_memory_of_sm_90;
 constexpr size_t max_static_shared_bytes = 48 * 1024;
 constexpr size_t red_zone = 64;
 
@@ -503,8 +503,8 @@ void run(LaunchSite site, dim3 grid, dim3 threads, size_t shared_bytes, void (*b
   require(size >= 1 && size <= 1024, where(), ": a block has 1 to 1024 threads, not ", size);
   require(blocks >= 1, where(), ": a grid has at least one block");
   require(grid.y <= 65535 && grid.z <= 65535, where(), ": grid.y and grid.z are at most 65535");
-  require(shared_bytes <= max_shared_bytes, where(), ": ", shared_bytes,
-          " bytes of shared memory; a block has at most ", max_shared_bytes);
+  require(shared_bytes <= shared_memory_of_a_block, where(), ": ", shared_bytes,
+          " bytes of shared memory; a block has at most ", shared_memory_of_a_block);
   const auto begin = [&](uint64_t i) {
     const uint64_t b = order == Order::descending ? blocks - 1 - i : i;
     block.body = body;

@@ -143,6 +143,10 @@ namespace dyt {
 // differ between kinds of GPU.
 int multiprocessors();
 
+// Bytes of shared memory that a block can have, dynamic and static: 227 KiB on sm_90 and in the
+// emulator, 163 on sm_80, 99 on sm_86, sm_89 and sm_120.
+size_t shared_memory_of_a_block();
+
 // Blocks needed to give each of n items to one of `per_block` places.
 inline unsigned blocks_for(int64_t n, int64_t per_block) {
   return unsigned((n + per_block - 1) / per_block);

@@ -553,12 +553,17 @@ void row_norm_backward_gpu(Tape& tape, T* dx, bool add, float* dgamma, float* db
     const int W = int(warps);
     require(rows < (int64_t(1) << 30), "a norm's ", rows, " rows are more than a kernel can count");
     // As many blocks as run at a time: then none has to wait, and partial sums are few. And no more
-    // groups than it takes to be done after as many turns. (15 have barriers.)
-    const int most = W == 1 ? Plan::warps : std::min(Plan::warps / W, 15);
+    // groups than it takes to be done after as many turns, or than there is shared memory for. (15
+    // have barriers.)
+    const size_t ring_of_a_warp = size_t(Plan::stages * (add ? 3 : 2) * N) * 32 * 16;
+    const size_t static_shared = 2 * Plan::warps * sizeof(RowGradientSums);
+    const int fit = int((shared_memory_of_a_block() - static_shared) / ring_of_a_warp);
+    const int warps_at_most = std::min(Plan::warps, fit);
+    const int most = W == 1 ? warps_at_most : std::min(warps_at_most / W, 15);
     const RowNormPartials sums(tape, row_parts(rows, 1, 8, Plan::blocks * multiprocessors()), C);
     const int64_t turns = (rows + sums.parts * most - 1) / (sums.parts * most);
     const unsigned groups = blocks_for(rows, sums.parts * turns);
-    const size_t ring = size_t(Plan::stages * (add ? 3 : 2) * N) * 32 * W * groups * 16;
+    const size_t ring = ring_of_a_warp * size_t(W) * groups;
     launch_early(add ? row_norm_backward_kernel<centered, true, full, N, T>
                      : row_norm_backward_kernel<centered, false, full, N, T>,
                  sums.parts, dim3(32, warps, groups), ring)(

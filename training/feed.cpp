@@ -27,7 +27,10 @@ size_t place_arrays(const HostBatch& batch, Body&& body) {
 }  // namespace
 
 Feed::~Feed() {
-  for (Slot& slot : slots_) slot.copied.wait();  // before its memory goes
+  try {
+    for (Slot& slot : slots_) slot.copied.wait();  // before its memory goes
+  } catch (const Error&) {                         // the device is lost: nothing is under way
+  }
 }
 
 const DeviceBatch& Feed::send(const HostBatch& batch, size_t place) {

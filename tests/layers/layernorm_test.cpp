@@ -4,6 +4,9 @@
 #include "layers/layers.h"
 #include "tests/bf16_cpu_check.h"
 #include "tests/op_check.h"
+#if defined(DYT_EMULATED)
+#include "core/emulator.h"
+#endif
 
 namespace dyt::test {
 namespace {
@@ -86,6 +89,15 @@ TEST(LayerNormKernels, AgreeWithTheCpuForManyRows) {
   SKIP_WITHOUT_KERNELS();
   check_kernels(layernorm_case({kernel_device == Device::cuda ? 40001 : 961, 520}));
 }
+
+#if defined(DYT_EMULATED)
+// Of the GPUs that we compile for, those for graphics have less than half as much (sm_86, sm_89).
+TEST(LayerNormKernels, MakeDoWithLessSharedMemory) {
+  emulator::shared_memory_of_a_block = emulator::shared_memory_of_sm_89;
+  for (const int64_t C : {392, 520, 776, 1040, 2056}) check_kernels(used_twice({131, C}));
+  emulator::shared_memory_of_a_block = emulator::shared_memory_of_sm_90;
+}
+#endif
 
 TEST(LayerNormKernels, AddGradientsAndTakeNoParameters) {
   SKIP_WITHOUT_KERNELS();

@@ -5,10 +5,11 @@
 // / DyT, nats per token). Derf's paper (arXiv 2512.10938) adds GPT-2, where DyT is a little behind
 // and Derf is not: validation loss 2.94 (LayerNorm), 2.97 (DyT), 2.94 (Derf).
 //
-// WHAT WE MEASURE. Final validation loss of small models that read a text byte by byte. The text is
-// an invented language whose entropy is known, so one sees how far from the optimum everybody is.
-// There is so much of it that hardly a sentence is read twice: training and validation loss are
-// one.
+// WHAT WE MEASURE. The lowest validation loss that small models come to which read a text byte by
+// byte. The text is an invented language whose entropy is known, so one sees how far from the
+// optimum everybody is. There is so much of it that hardly a sentence is read twice: training and
+// validation loss are one, and the lowest loss is the last. On a real text of a megabyte that is
+// read again and again it isn't, and who ends where is a question of who overfits (experiment 17).
 //
 // THE ARMS. GPT-2's style: LN, DyT, Derf (gamma * erf(alpha x + s) + beta). LLaMA's style: RMSNorm,
 // DyT without beta. DyT and Derf have, as in the paper's LLaMA, a learned factor on the embeddings
@@ -18,7 +19,9 @@
 // search nothing.
 //
 // THE RULE. See `rule`. The papers' differences are at most 1 % of the loss; a difference of 2 %
-// would be another result. It was written before the first run.
+// would be another result. It was written before the first run. Until 2026-11-28 it took the final
+// loss, which on Tiny Shakespeare is that of LN's overfitting, and didn't ask whether anything had
+// been learned.
 #include <algorithm>
 
 #include "experiments/gpt_setting.h"
@@ -28,17 +31,19 @@ namespace {
 
 constexpr double margin = 0.02;  // of the baseline's loss
 constexpr const char* rule =
-    "Differences of validation loss, in percent of the baseline's, with 95 % intervals over paired "
-    "seeds. REPRODUCED if DyT minus RMSNorm (LLaMA) and Derf minus LN (GPT-2) both lie wholly "
-    "below +2 %, and Derf's mean is not above DyT's. NOT REPRODUCED if one of these two intervals "
-    "lies wholly above +2 %. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
+    "Differences of each run's lowest validation loss, in percent of the baseline's, with 95 % "
+    "intervals over paired seeds. REPRODUCED if DyT minus RMSNorm (LLaMA) and Derf minus LN "
+    "(GPT-2) both lie wholly below +2 %, Derf's mean is not above DyT's, and the baselines' means "
+    "are at least 10 % below the loss of byte frequencies. NOT REPRODUCED if one of these two "
+    "intervals lies wholly above +2 %. Otherwise INCONCLUSIVE. A run that diverges at once counts "
+    "as guessing.";
 
 const std::vector<std::string> gpt2_arms = {"LN", "DyT", "Derf"};
 const std::vector<std::string> llama_arms = {"RMSNorm (LLaMA)", "DyT (LLaMA)"};
 
 Verdict judge(const std::vector<RunRecord>& runs, const TextDataset& text) {
   Verdict verdict{.rule = rule};
-  const auto losses = [&](const char* arm) { return losses_of(runs, arm, text); };
+  const auto losses = [&](const char* arm) { return lowest_losses_of(runs, arm, text); };
   const std::vector<double> ln = losses("LN"), dyt = losses("DyT"), derf = losses("Derf");
   const std::vector<double> rms = losses("RMSNorm (LLaMA)"), llama = losses("DyT (LLaMA)");
   if (ln.size() < 2) {
@@ -50,7 +55,8 @@ Verdict judge(const std::vector<RunRecord>& runs, const TextDataset& text) {
   const double most_a = margin * mean(rms), most_b = margin * mean(ln);
   if (a.low > most_a || b.low > most_b) {
     verdict.outcome = Outcome::not_reproduced;
-  } else if (a.high < most_a && b.high < most_b && mean(derf) <= mean(dyt)) {
+  } else if (a.high < most_a && b.high < most_b && mean(derf) <= mean(dyt) &&
+             std::max(mean(rms), mean(ln)) <= 0.9 * loss_of_frequencies(text)) {
     verdict.outcome = Outcome::reproduced;
   }
   const auto relative = [](const MeanInterval& d, double base) {

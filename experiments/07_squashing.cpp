@@ -13,19 +13,18 @@
 // see where they all stand.
 //
 // THE RULE. See `rule`; "fails" is to diverge, which counts as guessing, or to fall 10 points
-// behind. It was written before the first run.
+// behind. It was written before the first run; that hardtanh and sigmoid come close, by the same
+// measure, was added on 2026-11-28, when a reader found that nothing asked for it.
 #include "experiments/vit_setting.h"
 
 namespace dyt {
 namespace {
 
 constexpr const char* rule =
-    "REPRODUCED if the identity is at least 10 points of accuracy behind tanh, with a 95 % "
-    "interval "
-    "of the paired difference that excludes 0, and neither hardtanh nor sigmoid is better than "
-    "tanh "
-    "by an interval that excludes 0. NOT REPRODUCED if the interval of identity minus tanh lies "
-    "above -10 points, or if one of the other two is better than tanh by an interval that lies "
+    "Differences of accuracy to tanh, with 95 % intervals over paired seeds. REPRODUCED if the "
+    "identity is at least 10 points behind by an interval that excludes 0, and the intervals of "
+    "hardtanh and sigmoid lie above -10 points and neither lies above 0. NOT REPRODUCED if the "
+    "identity's interval lies above -10 points, or one of the other two's below -10 points or "
     "above 1 point. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
 
 Verdict judge(const std::vector<RunRecord>& runs) {
@@ -36,17 +35,18 @@ Verdict judge(const std::vector<RunRecord>& runs) {
     return verdict;
   }
   const MeanInterval identity = paired_difference_interval(accuracies_of(runs, "identity"), tanh);
-  bool some_better = false, some_much_better = false;
+  bool some_better = false, some_much_better = false, all_close = true, some_far = false;
   std::string others;
   for (const std::string name : {"hardtanh", "sigmoid"}) {
     const MeanInterval d = paired_difference_interval(accuracies_of(runs, name), tanh);
     some_better = some_better || d.low > 0;
     some_much_better = some_much_better || d.low > 0.01;
+    all_close = all_close && d.low > -0.1, some_far = some_far || d.high < -0.1;
     others += ", " + name + " " + signed_fixed(100 * d.mean) + " " + points_interval(d);
   }
-  if (identity.low > -0.1 || some_much_better) {
+  if (identity.low > -0.1 || some_much_better || some_far) {
     verdict.outcome = Outcome::not_reproduced;
-  } else if (identity.mean <= -0.1 && identity.high < 0 && !some_better) {
+  } else if (identity.mean <= -0.1 && identity.high < 0 && !some_better && all_close) {
     verdict.outcome = Outcome::reproduced;
   }
   verdict.because = "against tanh, in points with 95 % intervals: identity " +

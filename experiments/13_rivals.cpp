@@ -117,6 +117,18 @@ Verdict judge(const Results& r) {
   return verdict;
 }
 
+// The judged differences with one learning rate for all.
+std::string at_one_rate(const Results& r, double lr) {
+  std::string text;
+  for (const char* method : {"Fixup", "SkipInit", "sigmaReparam"}) {
+    const MeanInterval d = paired_difference_interval(r.at("DyT", lr), r.at(method, lr));
+    text += (text.empty() ? "" : ", ") + std::string(method) + " " + signed_fixed(100 * d.mean) +
+            " " + points_interval(d);
+  }
+  return "With a learning rate of " + fixed(lr, 4) +
+         " for all, DyT minus the others, in points: " + text + ".";
+}
+
 Table comparison(const Results& r, const std::string& data) {
   Table table{.title = "Top-1 accuracy",
               .header = {"model and data"},
@@ -205,6 +217,12 @@ Report run_13_rivals(const Options& options) {
                    table_of_accuracy_by_seed(best_runs)};
   report.settings = settings_for_report(data, s.base.train);
   report.settings.insert(report.settings.begin(), {"model", describe(s.base.model)});
+  report.notes.push_back(
+      "The better learning rate is chosen by the same test images that judge, for every method "
+      "alike.");
+  for (const double lr : s.rates) {
+    if (s.base.seeds > 1) report.notes.push_back(at_one_rate(results, lr));
+  }
   report.settings.emplace_back("learning rates", "as in the table; each decays to 1 % of itself");
   add_runs(report, study, runs);
   return report;

@@ -106,6 +106,7 @@ Setting setting_of(const Options& options) {
       s.adam.rates[1] = s.encoder_decoder.rates[1] = 1e-3;
       break;
   }
+  s.translation.seeds = s.base.seeds;
   train.adamw.max_norm = 0;
   s.translation.task.test.clear();  // the loss is enough here
   translation.inverse_sqrt_from = s.encoder_decoder.longest();

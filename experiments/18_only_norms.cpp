@@ -22,7 +22,6 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <set>
 
 #include "core/frozen.h"
 #include "experiments/vit_setting.h"
@@ -84,21 +83,11 @@ ViTConfig config_of(const Setting& s, const Kind& kind, int width) {
   return config;
 }
 
-// Everything but the norms: what the same network has without them.
-Frozen all_but_norms(Parameters& parameters, ViTConfig config) {
-  config.norm.kind = NormKind::none;
-  Parameters others;
-  const ViT without(config, others);
-  std::set<std::string> names;
-  for (const Parameter& p : others.all()) names.insert(p.name);
-  return Frozen(parameters, [&](const Parameter& p) { return !names.count(p.name); });
-}
-
 int64_t trained_numbers(const Setting& s, const Kind& kind, int width) {
   const ViTConfig config = config_of(s, kind, width);
   Parameters parameters;
   const ViT model(config, parameters);
-  return kind.only_norms ? all_but_norms(parameters, config).trained_count() : parameters.count();
+  return kind.only_norms ? all_but_norms(parameters).trained_count() : parameters.count();
 }
 
 ClassifierArm arm_of(const Setting& s, const Kind& kind, int width) {
@@ -108,10 +97,10 @@ ClassifierArm arm_of(const Setting& s, const Kind& kind, int width) {
   if (!kind.only_norms) return arm;
   arm.lr = s.norms_lr;
   arm.settings += "; only norms";
-  arm.build = [build = arm.build, config](Parameters& parameters) -> Forward {
+  arm.build = [build = arm.build](Parameters& parameters) -> Forward {
     const Forward forward = build(parameters);
     // Shared: what the tape records points to it, wherever the function is copied to.
-    const auto frozen = std::make_shared<const Frozen>(all_but_norms(parameters, config));
+    const auto frozen = std::make_shared<const Frozen>(all_but_norms(parameters));
     return [=](Tape& tape, const Tensor& images) {
       frozen->begin(tape);
       return forward(tape, images);

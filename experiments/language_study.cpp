@@ -44,6 +44,28 @@ std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::str
   return losses_of(runs, arm, text.vocabulary);
 }
 
+std::vector<double> lowest_losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
+                                     const TextDataset& text) {
+  std::vector<double> lowest;
+  for (const RunRecord* run : runs_of(runs, arm)) {
+    lowest.push_back(std::log(double(text.vocabulary)));
+    for (const CurvePoint& p : run->curve) {
+      if (p.metric == "val loss") lowest.back() = std::min(lowest.back(), p.value);
+    }
+  }
+  return lowest;
+}
+
+// Each token counts as seen once more than it was, so that none is impossible.
+double loss_of_frequencies(const TextDataset& text) {
+  std::vector<double> seen(size_t(text.vocabulary), 1);
+  for (const uint16_t token : text.train) ++seen[token];
+  const double all = double(text.train.size()) + double(text.vocabulary);
+  double sum = 0;
+  for (const uint16_t token : text.val) sum -= std::log(seen[token] / all);
+  return sum / double(text.val.size());
+}
+
 Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
                       const std::string& baseline, const TextDataset& text) {
   const std::vector<double> base = losses_of(runs, baseline, text);

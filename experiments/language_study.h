@@ -31,6 +31,13 @@ std::vector<RunRecord> run_language_models(Study study, const std::vector<Langua
 std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
                               const TextDataset& text);
 
+// The lowest on the way, which early stopping would give; at most that of guessing.
+std::vector<double> lowest_losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
+                                     const TextDataset& text);
+
+// The loss of a model that knows nothing but how frequent each token is in the training text.
+double loss_of_frequencies(const TextDataset& text);
+
 // "arm | validation loss | above the entropy | minus baseline | its 95 % interval | diverged"
 Table table_of_losses(const std::vector<RunRecord>& runs, const std::vector<std::string>& arms,
                       const std::string& baseline, const TextDataset& text);

@@ -212,7 +212,9 @@ Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& me
   for (size_t arm = 0; arm < arms.size(); ++arm) {
     Series s{.name = arms[arm]};
     for (const auto& [step, seeds] : values[arm]) {
-      double sum = 0;  // not mean(): a seed that diverged makes this a gap, not an error
+      // From where a seed diverged on, the others' mean would be that of those who survived.
+      if (seeds.size() < values[arm].begin()->second.size()) break;
+      double sum = 0;  // not mean(): a seed whose loss is NaN makes this a gap, not an error
       for (const double value : seeds) sum += value;
       const auto [low, high] = std::minmax_element(seeds.begin(), seeds.end());
       s.x.push_back(double(step)), s.y.push_back(sum / double(seeds.size()));

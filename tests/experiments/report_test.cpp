@@ -209,6 +209,16 @@ TEST(Report, CurvesAreAveragedOverSeeds) {
   EXPECT_THROW(plot_of_curves(sample().curves, "speed"), Error);
 }
 
+// Beyond where a seed ended, the mean would be that of the others.
+TEST(Report, CurvesEndWhereASeedDoes) {
+  const Plot plot = plot_of_curves({{.arm = "a", .seed = 1, .step = 1, .metric = "m", .value = 1},
+                                    {.arm = "a", .seed = 1, .step = 2, .metric = "m", .value = 2},
+                                    {.arm = "a", .seed = 2, .step = 1, .metric = "m", .value = 3}},
+                                   "m");
+  EXPECT_EQ(plot.series[0].x, std::vector<double>{1});
+  EXPECT_EQ(plot.series[0].y, std::vector<double>{2});
+}
+
 TEST(Report, NumbersReadWell) {
   EXPECT_EQ(fixed(1.005, 1), "1.0");
   EXPECT_EQ(fixed(-0.001), "0.00");

@@ -269,6 +269,18 @@ TEST(ClassifierStudy, LooksInsideWithoutChangingTheRun) {
 }
 
 // The learning rate of an arm is the whole schedule's.
+// By the whole interval, and only of models that have learned something.
+TEST(ClassifierStudy, AsGoodAsLayerNorm) {
+  const auto outcome = [](std::vector<double> dyt, std::vector<double> ln) {
+    return judge_as_good(dyt, ln, 0.1).outcome;
+  };
+  EXPECT_EQ(outcome({0.600, 0.602, 0.601}, {0.600, 0.600, 0.600}), Outcome::reproduced);
+  EXPECT_EQ(outcome({0.60, 0.64, 0.59}, {0.60, 0.60, 0.60}), Outcome::inconclusive);  // scatters
+  EXPECT_EQ(outcome({0.580, 0.581, 0.582}, {0.600, 0.600, 0.600}), Outcome::not_reproduced);
+  EXPECT_EQ(outcome({0.101, 0.100, 0.101}, {0.100, 0.100, 0.100}), Outcome::inconclusive);
+  EXPECT_EQ(outcome({0.6}, {0.6}), Outcome::inconclusive);
+}
+
 TEST(ClassifierStudy, AnArmMayHaveAnotherLearningRate) {
   const ImageSplits data = load_images("synthetic", 32, 20);
   const Study study{.number = 42, .options = {.device = "cpu"}};
@@ -312,6 +324,12 @@ TEST(RunSettings, NameWhatARunDependsOn) {
   const std::string of_data = settings_of(data);
   data.test.images.back() ^= 1;
   EXPECT_NE(settings_of(data), of_data);
+}
+
+TEST(LanguageStudy, LossOfFrequencies) {
+  const TextDataset text{.name = "", .vocabulary = 4, .train = {0, 0, 0, 1}, .val = {0, 1, 3}};
+  // Seen 3, 1, 0, 0 times, and each once more: 4, 2, 1, 1 of 8.
+  EXPECT_NEAR(loss_of_frequencies(text), (std::log(2) + std::log(4) + std::log(8)) / 3, 1e-12);
 }
 
 TEST(LanguageStudy, TheLowestLossIsTheCurvesAndNotTheLast) {

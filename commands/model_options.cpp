@@ -43,6 +43,10 @@ const Words& words_of(const std::string& field) {
 
 // An option for each type of field. A value that can't be of that type, or can't be at all, is bad
 // usage.
+CLI::Validator positive() {  // as a float
+  return between(std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
+}
+
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<int>& value) {
   return to.add_option(w.options, value, w.help)->check(CLI::Range(1, 1 << 30).description(""));
 }
@@ -50,15 +54,15 @@ CLI::Option* add(CLI::App& to, const Words& w, std::optional<int>& value) {
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<float>& value) {
   CLI::Option* option = to.add_option(w.options, value, w.help);
   const std::string field = w.field;
-  if (field == "drop_path" || field == "dropout") return option->check(CLI::Range(0.0, 0.999));
-  return option->check(CLI::PositiveNumber);
+  if (field == "drop_path" || field == "dropout") return option->check(between(0, 0.999));
+  return option->check(positive());
 }
 
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<Alpha0>& value) {
   const auto parse = [&value](const std::string& text) {
-    value = text == "auto" ? Alpha0::measured() : Alpha0(std::stof(text));
+    value = text == "auto" ? Alpha0::measured() : Alpha0(std::strtof(text.c_str(), nullptr));
   };
-  const CLI::Validator valid = CLI::IsMember({"auto"}) | CLI::PositiveNumber;
+  const CLI::Validator valid = CLI::IsMember({"auto"}) | positive();
   return to.add_option_function<std::string>(w.options, parse, w.help)
       ->check(valid.description(""));
 }

@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "commands/commands.h"
+#include "commands/model_options.h"
 #include "commands/saved_model.h"
 #include "training/language.h"
 
@@ -37,13 +39,19 @@ void sample(SampleCommand& c) {
             " is not in the vocabulary of ", model->config().vocabulary);
   }
   c.options.cache = !c.no_cache;
-  if (bytes) std::cout << c.prompt << std::flush;
-  generate(*model, *saved.parameters, prompt, c.options, [&](int32_t token) {
+  const auto write = [bytes](int32_t token) {
     if (bytes) {
-      std::cout << char(token) << std::flush;
+      std::cout << char(token);
     } else {
-      std::cout << token << ' ' << std::flush;
+      std::cout << token << ' ';
     }
+  };
+  bool begun = false;
+  generate(*model, *saved.parameters, prompt, c.options, [&](int32_t token) {
+    if (!begun) std::for_each(prompt.begin(), prompt.end(), write);
+    begun = true;
+    write(token);
+    std::cout << std::flush;
   });
   std::cout << std::endl;
 }
@@ -54,13 +62,16 @@ void add_sample(CLI::App& app) {
   const auto c = std::make_shared<SampleCommand>();
   CLI::App* to = app.add_subcommand("sample", "write text with a trained language model");
   to->add_option("CHECKPOINT", c->weights, "what dyt train gpt --save wrote")->required();
-  to->add_option("--prompt", c->prompt, "text to go on from (default: a line's end)");
-  to->add_option("--tokens", c->tokens, "the same as numbers of tokens")->delimiter(',');
+  CLI::Option* const prompt =
+      to->add_option("--prompt", c->prompt, "text to go on from (default: a line's end)");
+  to->add_option("--tokens", c->tokens, "the same as numbers of tokens")
+      ->delimiter(',')
+      ->excludes(prompt);
   to->add_option("--length", c->options.tokens, "tokens to write")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   to->add_option("--temperature", c->options.temperature, "below 1: safer; 0: always the likeliest")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(between(0, 100))
       ->capture_default_str();
   to->add_option("--top-k", c->options.top_k, "choose among the k likeliest only; 0: among all")
       ->check(CLI::Range(0, 1 << 30))

@@ -3,7 +3,6 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "commands/commands.h"
 #include "commands/metrics.h"
@@ -65,11 +64,13 @@ void apply(const TrainCommand& c, TrainOptions& o) {
   o.graphs = parse_graphs(c.graph);
 }
 
-// Steps and warm-up, given how many batches make an epoch.
+// Steps and warm-up, given how many batches make an epoch. Warm-up that wasn't asked for takes at
+// most a fifth of the run.
 void set_length(const TrainCommand& c, double epochs, double warmup_epochs, int64_t batches,
                 TrainOptions& o) {
   o.steps = c.steps ? *c.steps : std::max<int64_t>(1, std::llround(epochs * double(batches)));
-  o.warmup = std::min(std::llround(warmup_epochs * double(batches)), (long long)(o.steps - 1));
+  o.warmup = std::llround(c.warmup_epochs.value_or(warmup_epochs) * double(batches));
+  if (!c.warmup_epochs) o.warmup = std::min(o.warmup, o.steps / 5);
   o.evaluate_every = c.evaluate_every > 0 ? c.evaluate_every : std::min(batches, o.steps);
 }
 
@@ -82,7 +83,11 @@ void describe_run(const TrainCommand& c, const std::string& data, DType precisio
     return s.str();
   };
   o.checkpoint = c.checkpoint;
-  o.checkpoint.run = {{"data", data},
+  // Names of files may have bytes that JSON can't.
+  const nlohmann::json name(data);
+  const std::string said =
+      nlohmann::json::parse(name.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  o.checkpoint.run = {{"data", said},
                       {"recipe", c.recipe},
                       {"steps", text(o.steps)},
                       {"batch", text(o.batch)},
@@ -115,7 +120,9 @@ class Run {
         precision_(choose_precision(command.precision, device_)),
         model_(spec, parameters_) {
     if (!command.checkpoint.save.empty()) require_writable(command.checkpoint.save);
-    if (command.only == "norms") freeze_all_but_norms();
+    require(!spec.frozen.value_or(false) || model_.norm().kind == NormKind::batchnorm,
+            "--frozen takes running statistics, which ", name_of(model_.norm().kind), " hasn't");
+    if (command.only == "norms") frozen_ = all_but_norms(parameters_);
     parameters_.allocate(device_, precision_.activations, uint64_t(command.seed));
     require(command.init.empty() || model_.norm().calibrate == 0,
             "--init has the values that alpha starts at, and --alpha0 auto would measure others; "
@@ -179,18 +186,6 @@ class Run {
   const Frozen& frozen() const { return frozen_; }
 
  private:
-  // What the same model has without norms.
-  void freeze_all_but_norms() {
-    ModelSpec spec = model_.spec();
-    spec.norm = NormKind::none;
-    spec.alpha0.reset(), spec.epsilon.reset(), spec.learn_alpha.reset(), spec.frozen.reset();
-    Parameters others;
-    const Model without(spec, others);
-    std::set<std::string> names;
-    for (const Parameter& p : others.all()) names.insert(p.name);
-    frozen_ = Frozen(parameters_, [&](const Parameter& p) { return !names.count(p.name); });
-  }
-
   void report(const TrainResult& result, const TrainOptions& options, const std::string& title) {
     const bool images = !result.curve.empty() && result.last().test_accuracy >= 0;
     const bool averages = options.ema_decay > 0;
@@ -239,7 +234,6 @@ class Run {
 TrainOptions image_defaults(const std::string& preset) {
   TrainOptions o{.batch = 100, .lr = 1e-3, .lr_floor = 1e-5};
   if (preset.starts_with("resnet") || preset.starts_with("vgg")) o.lr = 2e-3, o.lr_floor = 2e-5;
-  o.adamw = {.weight_decay = 0.05f, .max_norm = 1};
   return o;
 }
 
@@ -259,6 +253,14 @@ void train_on_images(TrainCommand& c) {
                   size_t(c.train_images), size_t(c.test_images));
   require(data.train->height == data.train->width, "images are ", data.train->height, " x ",
           data.train->width, "; the models here take square ones");
+  const auto agree = [&](const char* option, const std::optional<int>& asked, int64_t there) {
+    require(
+        !asked || *asked == there, option, " ", asked.value_or(0), ": ", c.data, " has ", there,
+        std::string(option) == "--image-size" ? ", and only images of folder:DIR are resized" : "");
+  };
+  agree("--image-size", c.model.image_size, data.train->height);
+  agree("--channels", c.model.channels, data.train->channels);
+  agree("--classes", c.model.classes, data.train->classes());
   const bool digits = c.data.starts_with("mnist:") || c.data.starts_with("fashion:");
   if (c.recipe.empty()) c.recipe = digits ? "plain" : "cifar";
   const Recipe recipe = parse_recipe(c.recipe, data.train->height);
@@ -270,14 +272,14 @@ void train_on_images(TrainCommand& c) {
   o.ema_decay = recipe.ema_decay;
   o.adamw.weight_decay = recipe.weight_decay;
   o.adamw.beta2 = recipe.beta2;
+  o.adamw.max_norm = recipe.max_norm;
   if (c.batch) o.batch = *c.batch;
   if (recipe.lr > 0) o.lr = recipe.lr * o.batch / recipe.lr_batch, o.lr_floor = recipe.lr_floor;
   apply(c, o);
   require(size_t(o.batch) <= data.train->size(), "a batch of ", o.batch, " is more than the ",
           data.train->size(), " images of the train split");
   set_length(c, c.epochs.value_or(recipe.epochs ? recipe.epochs : 5),
-             c.warmup_epochs.value_or(recipe.epochs ? recipe.warmup_epochs : 0.5),
-             int64_t(data.train->size()) / o.batch, o);
+             recipe.epochs ? recipe.warmup_epochs : 0.5, int64_t(data.train->size()) / o.batch, o);
 
   ModelSpec spec = c.model;
   spec.image_size = data.train->height;
@@ -292,7 +294,8 @@ void train_on_images(TrainCommand& c) {
       std::to_string(data.train->size()) + " train and " + std::to_string(data.test->size()) +
           " test images",
       "recipe " + recipe.name + ": " + describe(recipe) + left_out(data),
-      {{"dyt.data", classes.dump()}}, [&](const TrainOptions& options, const ShowProgress& show) {
+      {{"dyt.data", classes.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)}},
+      [&](const TrainOptions& options, const ShowProgress& show) {
         const Forward forward = [&](Tape& tape, const Tensor& images) {
           run.frozen().begin(tape);
           return run.model().forward(tape, images);
@@ -304,13 +307,21 @@ void train_on_images(TrainCommand& c) {
 void train_on_text(TrainCommand& c) {
   if (c.data.empty()) c.data = "grammar";
   require(c.recipe.empty(), "recipes are for images; ", c.model.preset, " reads text");
-  require(c.only.empty(), "--only is for models that read images; ", c.model.preset, " reads text");
-  const TextDataset text = load_text(c.data, c.model.vocabulary.value_or(0));
+  const auto for_images = [&](const char* option, bool given) {
+    require(!given, option, " is for models that read images; ", c.model.preset, " reads text");
+  };
+  for_images("--only", !c.only.empty());
+  for_images("--label-smoothing", c.label_smoothing.has_value());
+  for_images("--strict", c.strict);
+  for_images("--train-images", c.train_images > 0);
+  for_images("--test-images", c.test_images > 0);
+  for_images("--workers", c.workers > 0);
   ModelSpec spec = c.model;
-  if (!spec.vocabulary && text.bytes) {
-    const bool causal = gpt_preset(resolve_preset(spec.preset)).causal;
-    spec.vocabulary = text.vocabulary + (causal ? 0 : 1);  // and the mask
-  }
+  const int mask = gpt_preset(resolve_preset(spec.preset)).causal ? 0 : 1;  // one word more
+  require(spec.vocabulary.value_or(mask + 1) > mask, "--vocab ", spec.vocabulary.value_or(0),
+          ": no word is left beside the mask");
+  const TextDataset text = load_text(c.data, spec.vocabulary ? *spec.vocabulary - mask : 0);
+  if (!spec.vocabulary && (text.bytes || mask)) spec.vocabulary = text.vocabulary + mask;
   Run run(c, spec);
   const GPT& model = *run.model().language();
   TrainOptions o = language_defaults();
@@ -319,8 +330,7 @@ void train_on_text(TrainCommand& c) {
   const int64_t batches =
       std::max<int64_t>(1, int64_t(text.train.size()) / (o.batch * model.config().context));
   const double epochs = c.epochs.value_or(double(default_steps) / double(batches));
-  set_length(c, epochs, c.warmup_epochs.value_or(double(default_warmup) / double(batches)), batches,
-             o);
+  set_length(c, epochs, double(default_warmup) / double(batches), batches, o);
   if (c.evaluate_every == 0) o.evaluate_every = std::max<int64_t>(1, o.steps / 10);
   const std::string entropy =
       std::isnan(text.entropy_rate) || !model.config().causal
@@ -347,27 +357,31 @@ void add_options(CLI::App& app, TrainCommand& c) {
   };
   const auto number = [&app](const char* name, auto& value, double low, double high,
                              const char* help) {
-    app.add_option(name, value, help)->check(CLI::Range(low, high));
+    return app.add_option(name, value, help)->check(between(low, high));
   };
   app.add_option("--data", c.data,
                  "images: synthetic (default), cifar10:DIR, mnist:DIR, fashion:DIR, folder:DIR; "
                  "text: grammar[:BYTES] (default), text:FILE, tokens:TRAIN,VAL");
   app.add_option("--recipe", c.recipe, "augmentation and more (default: cifar; of digits: plain)")
       ->check(CLI::IsMember({"paper", "cifar", "plain"}));
-  number("--epochs", c.epochs, 1e-6, 1e6, "passes over the train split (default 5)");
-  count("--steps", c.steps, "updates, instead of --epochs");
+  CLI::Option* const epochs =
+      number("--epochs", c.epochs, 1e-6, 1e6, "passes over the train split (default 5)");
+  count("--steps", c.steps, "updates, instead of --epochs")->excludes(epochs);
   count("--batch", c.batch, "images (default 100) or windows of text (32) per update");
   count("--accumulate", c.accumulate, "parts that a batch is computed in, to save memory");
   app.add_option("--optimizer", c.optimizer, "adamw (default), or sgd: with momentum")
       ->check(CLI::IsMember({"adamw", "sgd"}));
   number("--lr", c.lr, 1e-12, 1e3, "peak learning rate (default: by model; sgd: 0.1)");
-  number("--warmup-epochs", c.warmup_epochs, 0, 1e6,
-         "linear warm-up (default: 0.5; text: 100 steps)");
+  number(
+      "--warmup-epochs", c.warmup_epochs, 0, 1e6,
+      "linear warm-up (default: 0.5, of recipe paper 20, text: 100 steps; at most a fifth of the\n"
+      "run)");
   number("--weight-decay", c.weight_decay, 0, 10,
          "on matrices (default: by recipe; text: 0.1; sgd: 1e-4)");
   number("--momentum", c.momentum, 0, 0.999999, "SGD's (default 0.9)");
   number("--beta2", c.beta2, 0, 0.999999, "AdamW's second decay");
-  number("--clip", c.clip, 0, 1e12, "AdamW's: global gradient norm; 0: no clipping (default 1)");
+  number("--clip", c.clip, 0, 1e12,
+         "AdamW's: global gradient norm; 0: no clipping (default 1; recipe paper: 0)");
   number("--label-smoothing", c.label_smoothing, 0, 0.999, "share of the labels spread over all");
   number("--ema", c.ema, 0, 0.9999999, "average the weights, with this decay; 0: don't");
   count("--seed", c.seed, "of weights, order and augmentation (default 1)");
@@ -382,11 +396,13 @@ void add_options(CLI::App& app, TrainCommand& c) {
   app.add_flag("--strict", c.strict, "an image that can't be decoded is an error");
   app.add_option("--only", c.only, "train these alone, and leave the rest as it starts: norms")
       ->check(CLI::IsMember({"norms"}));
-  app.add_option("--init", c.init, "start from these weights (safetensors, timm's names)");
-  app.add_option("--save", c.checkpoint.save,
-                 "checkpoint, written at every evaluation and the end");
-  count("--save-every", c.checkpoint.every, "steps, instead of at every evaluation");
-  app.add_option("--resume", c.checkpoint.resume, "go on from a checkpoint of the same run");
+  CLI::Option* const init =
+      app.add_option("--init", c.init, "start from these weights (safetensors, timm's names)");
+  CLI::Option* const save = app.add_option("--save", c.checkpoint.save,
+                                           "checkpoint, written at every evaluation and the end");
+  count("--save-every", c.checkpoint.every, "steps, instead of at every evaluation")->needs(save);
+  app.add_option("--resume", c.checkpoint.resume, "go on from a checkpoint of the same run")
+      ->excludes(init);
   app.add_option("--out", c.out, "folder for metrics.jsonl");
   app.add_flag("--plot", c.plot, "write the curves into --out, too");
 }

@@ -30,4 +30,8 @@ class Frozen {
   int64_t trained_count_ = 0;
 };
 
+inline Frozen all_but_norms(Parameters& parameters) {
+  return Frozen(parameters, [](const Parameter& p) { return p.of_norm; });
+}
+
 }  // namespace dyt

@@ -122,9 +122,13 @@ void Parameters::allocate(Device device, DType dtype, uint64_t seed) {
 void Parameters::allocate_buffers() {
   const DType type = accumulator_of(dtype_);
   buffer_size_ = 0;
-  for (ModelBuffer& b : buffers_) {
-    b.offset = buffer_size_;
-    buffer_size_ += (b.size() + alignment - 1) / alignment * alignment;
+  for (const bool counts : {false, true}) {
+    if (counts) counts_from_ = buffer_size_;
+    for (ModelBuffer& b : buffers_) {
+      if (b.counts != counts) continue;
+      b.offset = buffer_size_;
+      buffer_size_ += (b.size() + alignment - 1) / alignment * alignment;
+    }
   }
   if (buffers_.empty()) return;
   buffer_memory_ = Buffer(device_, size_t(buffer_size_) * size_of(type));

@@ -31,7 +31,8 @@ struct Init {
 struct Parameter : Tensor {
   std::string name;
   Init init;
-  bool decay = true;  // false: no weight decay (vectors and scalars: biases, gamma, beta, alpha)
+  bool decay = true;     // false: no weight decay (vectors and scalars: biases, gamma, beta, alpha)
+  bool of_norm = false;  // a norm's, wherever it is in the model: layers/norm.h
   void* master = nullptr;
   Gradient gradient;
   int64_t offset = 0;  // first element in the flat buffers
@@ -110,6 +111,7 @@ class Parameters {
   ModelBuffer& find_buffer(const std::string& name);             // Error if there is none
   void* buffer_values() const { return buffer_memory_.data(); }  // of all of them; null if none
   int64_t buffer_size() const { return buffer_size_; }           // elements, with padding (zeros)
+  int64_t counts_from() const { return counts_from_; }  // the element at which the counts begin
 
   // Masters (and their bf16 copies) and gradients to and from host memory, as double.
   std::vector<double> values(const Parameter& p) const;
@@ -126,7 +128,7 @@ class Parameters {
   DType dtype_ = DType::f32;
   std::deque<Parameter> parameters_;
   std::deque<ModelBuffer> buffers_;
-  int64_t flat_size_ = 0, decayed_size_ = 0, buffer_size_ = 0;
+  int64_t flat_size_ = 0, decayed_size_ = 0, buffer_size_ = 0, counts_from_ = 0;
   Buffer masters_, gradients_, copies_, buffer_memory_;
 };
 

@@ -94,7 +94,11 @@ ImageDataset empty_split(const fs::path& folder) {
 }  // namespace
 
 ImageSplits load_cifar10(const std::string& folder_name, size_t train_limit, size_t test_limit) {
-  const fs::path folder = folder_name;
+  fs::path folder = folder_name;
+  if (const fs::path inner = folder / "cifar-10-batches-bin";  // as the archive unpacks
+      !fs::exists(folder / "data_batch_1.bin") && fs::is_directory(inner)) {
+    folder = inner;
+  }
   require(fs::is_directory(folder), "there is no folder ", folder_name,
           ": expected the CIFAR-10 binary version, with data_batch_1.bin ... and test_batch.bin");
   if (train_limit == 0) train_limit = SIZE_MAX;

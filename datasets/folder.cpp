@@ -76,7 +76,10 @@ ImageFiles list_split(const fs::path& split, const std::vector<std::string>& cla
   return list;
 }
 
+// Empty if it can't be read, or is no file.
 std::vector<uint8_t> read_bytes(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return {};
   std::ifstream in(path, std::ios::binary | std::ios::ate);
   const std::streamoff size = in.tellg();
   std::vector<uint8_t> bytes(size > 0 ? size_t(size) : 0);
@@ -258,7 +261,7 @@ ImageSplits load_folder(const std::string& folder, const FolderOptions& options,
   const FolderFiles lists = list_folder(folder, train_limit, test_limit);
   const int size = options.size > 0 ? options.size : common_size(lists.train);
   require(size > 0, "the images in ", lists.train.folder,
-          " are not all of one size, and square: say how large they should be made");
+          " are not all of one size, and square: dyt train makes them so with --image-size");
   const size_t bytes = (lists.train.files.size() + lists.test.files.size()) * size * size * 3;
   require(bytes <= options.memory, "the ", lists.train.files.size() + lists.test.files.size(),
           " images in ", folder, " take ", bytes >> 20, " MiB at ", size, " x ", size,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 
 #include "core/clock.h"
 #include "core/error.h"
@@ -60,7 +61,7 @@ ImageSources open_images(const std::string& spec, const FolderOptions& options, 
     FolderFiles lists = list_folder(spec.substr(7), train_limit, test_limit);
     const int stored = common_size(lists.train), size = options.size > 0 ? options.size : stored;
     require(size > 0, "the images in ", lists.train.folder,
-            " are not all of one size, and square: say how large they should be made");
+            " are not all of one size, and square: dyt train makes them so with --image-size");
     const size_t count = lists.train.files.size() + lists.test.files.size();
     if (stored != size || count * size * size * 3 > options.memory) {
       sources.train = std::make_unique<FolderSource>(std::move(lists.train), size);
@@ -101,7 +102,12 @@ ImageLoader::ImageLoader(const ImageSource& source, const LoaderOptions& options
   batches_ = int64_t(N) / options.batch;
   if (!options.training) batches_ += int64_t(N) % options.batch != 0;
   slots_.resize(size_t(options.ahead));
-  for (int i = 0; i < thread_count_; ++i) threads_.emplace_back([this] { work(); });
+  threads_.reserve(size_t(thread_count_));
+  try {
+    for (int i = 0; i < thread_count_; ++i) threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error& e) {  // that many may be more than the system has
+    require(!threads_.empty(), "no thread can be started to make batches: ", e.what());
+  }
 }
 
 ImageLoader::~ImageLoader() {

@@ -22,11 +22,15 @@ std::vector<char> read_file(const std::string& path) {
   require(!fs::is_directory(path, error), path, " is a folder: expected a file");
   std::ifstream in(path, std::ios::binary);
   require(bool(in), "cannot read ", path, ": ", std::generic_category().message(errno));
-  in.seekg(0, std::ios::end);
-  std::vector<char> bytes(static_cast<size_t>(in.tellg()));
-  in.seekg(0);
-  in.read(bytes.data(), std::streamsize(bytes.size()));
-  require(bool(in), "cannot read ", path, ": got ", in.gcount(), " of ", bytes.size(), " bytes");
+  std::vector<char> bytes;
+  do {  // piece by piece: of a pipe one can't know how long it is
+    constexpr size_t piece = size_t(1) << 20;
+    const size_t before = bytes.size();
+    bytes.resize(before + piece);
+    in.read(bytes.data() + before, std::streamsize(piece));
+    bytes.resize(before + size_t(in.gcount()));
+  } while (in);
+  require(in.eof(), "cannot read ", path, ": got ", bytes.size(), " bytes");
   require(!bytes.empty(), path, " is empty");
   return bytes;
 }

@@ -114,19 +114,20 @@ Norm::Norm(Parameters& parameters, const std::string& name, int64_t channels, co
     running_var_ = &parameters.add_buffer(name + ".running_var", {channels}, 1);
     batches_ = &parameters.add_buffer(name + ".num_batches_tracked", {1}, 0, true);
   }
+  const auto add = [&](const char* part, int64_t size, Init init) {
+    Parameter& p = parameters.add(name + part, {size}, init);
+    p.of_norm = true;
+    return &p;
+  };
   if (!has_statistics(spec.kind)) {
     require(!spec.learn_alpha || spec.alpha0 > 0, "alpha0 must be positive, not ", spec.alpha0);
     require(spec.calibrate == 0 || spec.learn_alpha,
             "alpha0 can't be measured for a norm whose alpha is not learned");
-    if (spec.learn_alpha) alpha_ = &parameters.add(name + ".alpha", {1}, Init::fill(spec.alpha0));
-    if (spec.kind == NormKind::derf) {
-      shift_ = &parameters.add(name + ".shift", {1}, Init::zeros());
-    }
+    if (spec.learn_alpha) alpha_ = add(".alpha", 1, Init::fill(spec.alpha0));
+    if (spec.kind == NormKind::derf) shift_ = add(".shift", 1, Init::zeros());
   }
-  weight_ = &parameters.add(name + ".weight", {channels}, Init::fill(weight0));
-  if (spec.bias && spec.kind != NormKind::rmsnorm) {
-    bias_ = &parameters.add(name + ".bias", {channels}, Init::zeros());
-  }
+  weight_ = add(".weight", channels, Init::fill(weight0));
+  if (spec.bias && spec.kind != NormKind::rmsnorm) bias_ = add(".bias", channels, Init::zeros());
 }
 
 Tensor Norm::operator()(Tape& tape, const Tensor& x) const {

@@ -48,6 +48,8 @@ void set_norm(NormSpec& norm, const ModelSpec& spec) {
   require(!spec.epsilon || *spec.epsilon > 0, "epsilon must be positive, not ", norm.epsilon);
   require((!spec.alpha0 && !spec.alpha0_attention && !spec.learn_alpha) || has_alpha(norm.kind),
           name_of(norm.kind), " has no alpha");
+  require(norm.learn_alpha || (!spec.alpha0 && !spec.alpha0_attention),
+          "alpha is 1 where it is not learned: alpha0 has no meaning");
 }
 
 // What all image models have.

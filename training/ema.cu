@@ -103,17 +103,30 @@ void WeightAverage::prepare() {
 
 void WeightAverage::update() {
   if (parameters_.device() == Device::cpu) {
-    return on_cpu(parameters_.dtype(), [&](auto v) {
+    on_cpu(parameters_.dtype(), [&](auto v) {
       using A = decltype(v);
       const A share = *static_cast<const A*>(share_.data());
       for_both<A>(
           [&](A* average, const A* w, bf16*, int64_t n) { average_cpu(average, w, share, n); });
     });
+    return copy_counts();
   }
   for_both<float>([&](float* average, const float* w, bf16*, int64_t n) {
     launch(average_kernel, blocks_for(n, 4 * 256), 256)(
         average, w, static_cast<const float*>(share_.data()), n);
   });
+  copy_counts();
+}
+
+// What counts batches is the same for the average, and a whole number.
+void WeightAverage::copy_counts() {
+  const int64_t from = parameters_.counts_from(), n = parameters_.buffer_size() - from;
+  if (n == 0) return;
+  const size_t size = size_of(accumulator_of(parameters_.dtype()));
+  copy_on_device(
+      parameters_.device(),
+      static_cast<char*>(averages_.data()) + size_t(parameters_.flat_size() + from) * size,
+      static_cast<char*>(parameters_.buffer_values()) + size_t(from) * size, size_t(n) * size);
 }
 
 void WeightAverage::swap() {

@@ -4,7 +4,8 @@
 //
 //     average <- average + (1 - decay) (w - average)
 //
-// A model's buffers (running statistics of BatchNorm) are averaged and exchanged alike.
+// A model's buffers (running statistics of BatchNorm) are averaged and exchanged alike, but counts,
+// which are copied.
 #pragma once
 #include "core/parameters.h"
 
@@ -44,6 +45,7 @@ class WeightAverage {
  private:
   template <class A, class Body>
   void for_both(Body&& body);
+  void copy_counts();
 
   Parameters& parameters_;
   double decay_;
@@ -60,7 +62,10 @@ class WithAverage {
     if (average_) average_->swap();
   }
   ~WithAverage() {
-    if (average_) average_->swap();
+    try {
+      if (average_) average_->swap();
+    } catch (const Error&) {  // the device is lost, and the weights with it
+    }
   }
   WithAverage(const WithAverage&) = delete;
   WithAverage& operator=(const WithAverage&) = delete;

@@ -144,6 +144,7 @@ int32_t choose_token(std::span<const float> logits, double temperature, int top_
 std::vector<int32_t> generate(const GPT& model, const Parameters& parameters,
                               std::span<const int32_t> prompt, const SampleOptions& options,
                               const std::function<void(int32_t token)>& show) {
+  require(model.config().causal, "a model that sees the whole text can't write on");
   require(!prompt.empty(), "a prompt needs at least one token to go on from");
   require(options.temperature >= 0, "the temperature must not be negative: ", options.temperature);
   require(options.top_k >= 0, "top-k must not be negative: ", options.top_k);

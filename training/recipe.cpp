@@ -17,6 +17,7 @@ Recipe parse_recipe(const std::string& name, int image_size) {
             .label_smoothing = 0.1f,
             .drop_path = 0.1f,
             .ema_decay = 0.9999,
+            .max_norm = 0,
             .lr = 4e-3,
             .epochs = 300,
             .warmup_epochs = 20};

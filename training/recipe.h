@@ -17,6 +17,7 @@ struct Recipe {
   float drop_path = 0;   // of the deepest block; the first has 0
   double ema_decay = 0;  // 0: no average of weights
   float weight_decay = 0.05f, beta2 = 0.999f;
+  float max_norm = 1;  // of the gradient, with AdamW; 0: it isn't clipped
   // The paper's learning rate, for batches of `lr_batch` and to be scaled with the batch; 0: as the
   // model has it.
   double lr = 0, lr_floor = 1e-6;
@@ -29,9 +30,10 @@ struct Recipe {
 //          rand-m9-mstd0.5-inc1 --color-jitter 0.4 --mixup 0.8 --cutmix 1.0 --smoothing 0.1
 //          --reprob 0.25 --remode pixel --model-ema-decay 0.9999 --drop-path 0.1. Images of at most
 //          32 x 32 are cropped with a padding of 4 instead of a random part being scaled, as there.
+//          Gradients are not clipped; with the other two they are.
 // "cifar": padded crop (of images above 64 x 64: a random part, scaled) and flip, label smoothing
 //          0.1.
-// "plain": nothing but weight decay: images as they are, labels as they are.
+// "plain": images as they are, labels as they are; weight decay and clipping alone.
 // Throws Error on another name, listing these.
 Recipe parse_recipe(const std::string& name, int image_size);
 

@@ -93,7 +93,7 @@ void Trainer::look(const TrainTask& task, bool last) {
 void Trainer::save(bool last) {
   try {
     save_checkpoint(options_.checkpoint, state_, {parameters_, *optimizer_, average_.get()});
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
     if (last) throw;
     std::cerr << "\ndyt: " << e.what() << "; training goes on\n";
   }
@@ -107,6 +107,8 @@ TrainResult Trainer::run(const TrainTask& task, const ShowProgress& show) {
   const double before = state_.seconds, start = seconds_now();
   TrainResult result;
   double lately = state_.curve.empty() ? 0 : state_.curve.back().train_loss;
+  const bool over = state_.step >= options_.steps;  // resumed at its end
+  if (over && !checkpoint.save.empty() && checkpoint.save != checkpoint.resume) save(true);
   while (state_.step < options_.steps) {
     const int64_t step = state_.step;
     const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };

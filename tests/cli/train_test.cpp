@@ -163,13 +163,14 @@ TEST_F(TrainCli, PredictsWithWhatItTrained) {
   expect_fine(std::string(small_vit) + "--save vit.st");
   std::ofstream(folder_ / "red.bmp", std::ios::binary) << bmp(200);
   std::ofstream(folder_ / "broken.jpg") << "no image";
-  kept_ = {"vit.st", "red.bmp", "broken.jpg"};
-  const Ran ran = dyt("predict vit.st red.bmp broken.jpg --top 10");
+  fs::create_directories(folder_ / "images");
+  kept_ = {"vit.st", "red.bmp", "broken.jpg", "images"};
+  const Ran ran = dyt("predict vit.st images red.bmp broken.jpg --top 10");
   EXPECT_EQ(ran.status, 0) << ran.error;
   EXPECT_EQ(ran.out.substr(0, 9), "red.bmp: ");
   EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '%'), 10);
   EXPECT_NE(ran.error.find("broken.jpg"), std::string::npos);
-  EXPECT_NE(ran.error.find("1 of 2"), std::string::npos);
+  EXPECT_NE(ran.error.find("2 of 3"), std::string::npos);
   EXPECT_NE(dyt("predict vit.st red.bmp --ema").out, "");
   expect_refusal("predict vit.st broken.jpg red.bmp --strict", 1, "broken.jpg");
   expect_refusal("sample vit.st", 1, "dyt predict");
@@ -232,6 +233,108 @@ TEST_F(TrainCli, TrainsWithSgd) {
       "--optimizer sgd --resume sgd.st",
       1, "momentum is 0.89999");
   expect_fine("export sgd.st plain.st");
+}
+
+// By the checkpoint, which is all that a run leaves: VGG numbers its layers as they come, so that
+// the names of its norms are those of convolutions in another VGG.
+TEST_F(TrainCli, TrainsNormsAlone) {
+  const std::string few =
+      "train vgg --only norms --train-images 16 --test-images 8 --batch 8 --steps 2 ";
+  expect_fine(few + "--lr 1e-12 --save start.st");
+  expect_fine(few + "--lr 0.1 --save end.st");
+  const TensorFile start = read_safetensors(folder_ / "start.st"),
+                   end = read_safetensors(folder_ / "end.st");
+  int norms = 0;
+  for (const auto& [name, tensor] : start.tensors) {
+    if (!name.starts_with("features.") || !name.ends_with(".weight")) continue;
+    const bool is_norm = tensor.shape.size() == 1;
+    norms += is_norm;
+    EXPECT_EQ(tensor.bytes != end.at(name).bytes, is_norm) << name;
+  }
+  EXPECT_EQ(norms, 8);
+}
+
+// A warm-up that nobody asked for leaves four fifths of a run; one that was asked for stands.
+TEST_F(TrainCli, WarmUpFitsTheRun) {
+  const auto warmup = [&](const std::string& arguments) {
+    expect_fine(arguments + " --save run.st");
+    const TensorFile file = read_safetensors(folder_ / "run.st");
+    return nlohmann::json::parse(file.metadata.at("dyt.run"))["warm-up"].get<std::string>();
+  };
+  const std::string vit = small_vit;
+  EXPECT_EQ(warmup(vit), "2");                     // of half an epoch of 4 steps
+  EXPECT_EQ(warmup(vit + "--recipe paper"), "2");  // of 20 epochs; a fifth of 12
+  EXPECT_EQ(warmup(vit + "--warmup-epochs 2"), "8");
+  EXPECT_EQ(warmup(small_gpt), "1");  // of 100 steps; a fifth of 8
+  kept_ = {"run.st"};
+  expect_refusal(vit + "--warmup-epochs 3", 1, "warm-up (12 steps) must be shorter");
+}
+
+TEST_F(TrainCli, ThePapersRecipeDoesNotClip) {
+  const auto clip = [&](const std::string& options) {
+    expect_fine(small_vit + options + " --save run.st");
+    const TensorFile file = read_safetensors(folder_ / "run.st");
+    return nlohmann::json::parse(file.metadata.at("dyt.run"))["clip"].get<std::string>();
+  };
+  EXPECT_EQ(clip("--recipe paper"), "0");
+  EXPECT_EQ(clip("--recipe paper --clip 2"), "2");
+  EXPECT_EQ(clip("--recipe plain"), "1");
+}
+
+TEST_F(TrainCli, TakesNamesThatAreNoUtf8) {
+  std::ofstream(folder_ / "caf\xe9.txt") << std::string(4000, 'a');
+  const std::string gpt =
+      "train gpt --width 16 --depth 1 --heads 1 --context 16 --data text:$(ls caf*) --batch 4 "
+      "--steps 8 --evaluate-every 4 --save run.st ";
+  expect_fine(gpt);
+  expect_fine(gpt + "--resume run.st");
+}
+
+TEST_F(TrainCli, ResumedAtItsEndARunIsStillSaved) {
+  expect_fine(std::string(small_vit) + "--save a.st");
+  expect_fine(std::string(small_vit) + "--resume a.st --save b.st");
+  expect_same_checkpoint(folder_ / "a.st", folder_ / "b.st");
+}
+
+TEST_F(TrainCli, BertReadsTokenShards) {
+  std::string shard(1024 + 2 * 400, 0);
+  const uint32_t header[3] = {20240520, 1, 400};
+  std::copy_n(reinterpret_cast<const char*>(header), sizeof header, shard.begin());
+  for (size_t i = 0; i < 400; ++i) shard[1024 + 2 * i] = char(i % 50);
+  std::ofstream(folder_ / "shard.bin", std::ios::binary) << shard;
+  const std::string bert =
+      "train bert --width 16 --depth 1 --heads 1 --context 16 --data tokens:shard.bin --batch 4 "
+      "--steps 2 ";
+  expect_fine(bert + "--vocab 51");
+  kept_ = {"shard.bin"};
+  expect_refusal(bert + "--vocab 50", 1, "token 49 (counted from 0) is 49");
+  expect_refusal(bert + "--vocab 1", 1, "beside the mask");
+}
+
+TEST_F(TrainCli, RefusesOptionsThatWouldDoNothing) {
+  const std::string vit = small_vit, gpt = small_gpt;
+  for (const char* option : {"--label-smoothing 0.5", "--strict", "--train-images 10",
+                             "--test-images 10", "--workers 2", "--only norms"}) {
+    expect_refusal(gpt + option, 1, "for models that read images");
+  }
+  expect_refusal(vit + "--image-size 64", 1, "--image-size 64: synthetic has 32");
+  expect_refusal(vit + "--classes 3", 1, "--classes 3: synthetic has 10");
+  expect_refusal(vit + "--channels 1", 1, "--channels 1: synthetic has 3");
+  expect_refusal(vit + "--epochs 2", 2, "--epochs");
+  expect_refusal(vit + "--save-every 2", 2, "--save");
+  expect_refusal(vit + "--init a.st --resume b.st", 2, "--init");
+  expect_refusal(vit + "--norm dyt --no-learn-alpha --alpha0 0.3", 1, "alpha0 has no meaning");
+  expect_refusal(vit + "--frozen", 1, "--frozen takes running statistics");
+  for (const char* option : {"--lr", "--clip", "--weight-decay", "--ema", "--drop-path"}) {
+    expect_refusal(vit + option + " nan", 2, "not a number");
+  }
+  expect_refusal(vit + "--norm dyt --alpha0 1e-50", 2, "1e-50");
+  expect_fine(
+      "train bert --width 16 --depth 1 --heads 1 --context 16 --data grammar:4000 "
+      "--batch 4 --steps 2 --save bert.st");
+  kept_ = {"bert.st"};
+  expect_refusal("sample bert.st --no-cache", 1, "sees the whole text");
+  expect_refusal("sample bert.st --tokens 72,73 --prompt x", 2, "--tokens");
 }
 
 TEST_F(TrainCli, RefusesWhatCannotBe) {

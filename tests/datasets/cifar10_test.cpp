@@ -51,6 +51,15 @@ class Cifar10Test : public testing::Test {
   fs::path folder_;
 };
 
+TEST_F(Cifar10Test, LooksIntoTheFolderThatTheArchiveUnpacksTo) {
+  const fs::path inner = folder_ / "cifar-10-batches-bin";
+  fs::create_directories(inner);
+  for (const char* name : {"data_batch_1.bin", "test_batch.bin"}) {
+    fs::rename(folder_ / name, inner / name);
+  }
+  EXPECT_EQ(load().train.labels, (std::vector<int32_t>{3, 9}));
+}
+
 TEST_F(Cifar10Test, TurnsPlanesIntoPixelsAndKeepsTheLabels) {
   const ImageSplits splits = load();
   EXPECT_EQ(splits.train.labels, (std::vector<int32_t>{3, 9}));

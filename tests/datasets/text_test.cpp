@@ -1,5 +1,6 @@
 #include "datasets/text.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "tests/datasets/expect_error.h"
 
@@ -58,6 +60,14 @@ TEST_F(TextTest, ReadsBytesAndKeepsTheLastTenthForValidation) {
   for (size_t i = 0; i < 231; ++i) EXPECT_EQ(text.train[i], i);
   for (size_t i = 0; i < 25; ++i) EXPECT_EQ(text.val[i], 231 + i);
   EXPECT_TRUE(std::isnan(text.entropy_rate));
+}
+
+TEST_F(TextTest, ReadsAPipe) {
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(pipe) << std::string(3'000'000, 'x'); });
+  EXPECT_EQ(load_text("text:" + pipe.string()).train.size(), 2'700'000u);
+  writer.join();
 }
 
 TEST_F(TextTest, ReadsTokenShards) {

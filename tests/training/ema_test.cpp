@@ -85,6 +85,30 @@ TEST(WeightAverageKernels, FollowTheWeightsAndChangePlacesWithThem) {
   check(kernel_device, DType::bf16);
 }
 
+void check_counts(Device device) {
+  Parameters p;
+  p.add("weight", {5, 7}, Init::gaussian(1));
+  const ModelBuffer& count = p.add_buffer("batches", {1}, 0, true);
+  const ModelBuffer& mean = p.add_buffer("running_mean", {3}, 0);
+  p.allocate(device, DType::f32, 3);
+  WeightAverage average(p, 0.9);
+  for (int step = 1; step <= 3; ++step) {
+    p.set_values(count, {double(step)});
+    p.set_values(mean, {1, 1, 1});
+    average.step();
+  }
+  const WithAverage evaluation(&average);
+  EXPECT_EQ(p.values(count)[0], 3);
+  EXPECT_NEAR(p.values(mean)[1], 1 - 0.9 * 0.9 * 0.9, 1e-6);
+}
+
+TEST(WeightAverage, CopiesWhatCounts) { check_counts(Device::cpu); }
+
+TEST(WeightAverageKernels, CopyWhatCounts) {
+  SKIP_WITHOUT_KERNELS();
+  check_counts(kernel_device);
+}
+
 TEST(WeightAverage, WarmsUpIfAsked) {
   Parameters p;
   declare(p);

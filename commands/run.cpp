@@ -96,6 +96,11 @@ void add_run(CLI::App& app) {
                       "multi30k:DIR, parallel:FILE,FILE; may be given once for each");
   run_app->add_option("--seeds", command->options.seeds, "runs per arm (default: by size)")
       ->check(CLI::Range(1, 1000));
+  run_app
+      ->add_option("--first-seed", command->options.first_seed,
+                   "the others follow it; others than 1: a result again, with fresh seeds")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   run_app->add_option("--out", command->options.out, "folder for the results")
       ->capture_default_str();
   run_app->add_flag("--force", command->options.force,

@@ -238,14 +238,15 @@ Report run_01_layernorm_is_tanh_like(const Options& options) {
   Plot control_plot;
   for (const int strength : strengths) {
     Arm arm{.strength = strength, .line = {}, .tanh = {}};
-    for (int seed = 0; seed < seeds; ++seed) {
+    for (int i = 0; i < seeds; ++i) {
+      const int seed = options.first_seed - 1 + i;
       const Cloud cloud = make_cloud(tokens, strength, seed, device);
       const Fits fits = fit(cloud);
       arm.line.push_back(fits.line.r2), arm.tanh.push_back(fits.tanh.r2);
       for (const auto& [name, r2] : {std::pair{"line", fits.line.r2}, {"tanh", fits.tanh.r2}}) {
         report.curves.push_back({name, seed, strength, "R2", r2});  // "step" is S here
       }
-      if (seed != 0) continue;
+      if (i != 0) continue;
       if (strength == main_strength) {
         report.plots.push_back(
             scatter(cloud, fits, "scatter", "With extremes up to S = 20: a bend"));

@@ -284,7 +284,8 @@ Report run_14_gradients_at_init(const Options& options) {
     Arm& arm = all.emplace_back(Arm{name, {}});
     for (const int depth : s.depths) {
       auto& of_depth = arm.norms.emplace_back();
-      for (int seed = 1; seed <= s.seeds; ++seed) {
+      for (int i = 0; i < s.seeds; ++i) {
+        const int seed = options.first_seed + i;
         const GPTConfig config = config_of(s, name, depth, text.vocabulary);
         of_depth.push_back(gradient_norms(s, config, text, device, seed));
         // "step" is the depth here

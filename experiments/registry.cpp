@@ -60,7 +60,7 @@ const std::vector<Experiment>& experiments() {
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
        "1.7 in "
        "VGG19.",
-       250, run_12_batchnorm},
+       560, run_12_batchnorm},
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
        "well as sigmaReparam.",

@@ -19,6 +19,7 @@ struct Options {
   std::string text = "grammar";    // or text:FILE, tokens:FILE: what language models read
   std::string parallel = "sagas";  // or multi30k:DIR, parallel:A,B: what is translated
   int seeds = 0;                   // 0: what the experiment takes at this size
+  int first_seed = 1;              // another one: fresh seeds, for whoever wants to repeat a result
   // For the records of finished runs; empty: none are kept. The report is for the caller to write.
   std::filesystem::path out = {};
   bool force = false;  // do all runs again, whatever records there are

@@ -129,7 +129,8 @@ std::vector<RunRecord> run_study(const Study& study, const std::vector<StudyArm>
   if (keeps) prepare_output(runs_folder(study.options, study.number));
   StudyProgress progress(study, arms.size() * size_t(seeds), work * seeds);
   std::vector<RunRecord> runs;
-  for (int64_t seed = 1; seed <= seeds; ++seed) {
+  const int64_t first = study.options.first_seed;
+  for (int64_t seed = first; seed < first + seeds; ++seed) {
     for (size_t i = 0; i < arms.size(); ++i) {
       const std::string settings = settings_of_run(study, arms[i], seed);
       const fs::path path = record_path(study, arms[i], seed, settings);
@@ -210,11 +211,11 @@ Table table_of_seeds(const std::vector<RunRecord>& runs, const std::string& titl
 
 void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& runs) {
   double seconds = 0;
-  int64_t seeds = 0;
+  std::set<int64_t> seeds;
   std::set<std::string> commits;
   for (const RunRecord& run : runs) {
     seconds += run.seconds;
-    seeds = std::max(seeds, run.seed);
+    seeds.insert(run.seed);
     commits.insert(run.commit);
     report.curves.insert(report.curves.end(), run.curve.begin(), run.curve.end());
   }
@@ -225,7 +226,9 @@ void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& 
       report.settings.emplace_back(name, value);
     }
   };
-  add("seeds", std::to_string(seeds));
+  const int64_t first = study.options.first_seed;
+  add("seeds", first == 1 ? std::to_string(seeds.size())
+                          : std::to_string(first) + " to " + std::to_string(*seeds.rbegin()));
   add("size", name_of(study.options.size));
   add("number type", name_of(default_dtype(parse_device(study.options.device))));
   commits.insert(build_commit());

@@ -56,7 +56,7 @@ using ShowRun = std::function<void(int64_t step, int64_t steps, const std::strin
 // Does the run of arms[arm] with this seed.
 using RunBody = std::function<RunRecord(size_t arm, int64_t seed, const ShowRun& show)>;
 
-// Every arm with seeds 1 .. `seeds`, in that order of seeds, and the arms in their order for each:
+// Every arm with `seeds` seeds from options.first_seed on, in that order of seeds, and the arms in their order for each:
 // so an interrupted study has whole comparisons. Finished runs are read back; a record that can't
 // be read is redone, with a warning on standard error. No records are kept if options.out is empty.
 std::vector<RunRecord> run_study(const Study& study, const std::vector<StudyArm>& arms, int seeds,

@@ -61,6 +61,14 @@ TrainingStep::Kind* TrainingStep::kind_of_step() {
     }
     if (equal) return kind.get();
   }
+  // Where a place got more memory for a larger batch, kinds with the old address never come again.
+  std::erase_if(kinds_, [&](const auto& kind) {
+    for (size_t k = 0; k < batches_.size(); ++k) {
+      const DeviceBatch &now = *batches_[k], &then = kind->batches[k];
+      if (!now.empty() && !then.empty() && now[0].data != then[0].data) return true;
+    }
+    return false;
+  });
   if (kinds_.size() == most) return nullptr;
   kinds_.push_back(std::make_unique<Kind>());
   for (const DeviceBatch* batch : batches_) kinds_.back()->batches.push_back(*batch);

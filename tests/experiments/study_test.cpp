@@ -103,6 +103,20 @@ TEST(Study, MoreSeedsAddToThoseThere) {
   EXPECT_EQ(more.done, 2);
 }
 
+TEST(Study, FreshSeedsAreThoseOfALongerStudy) {
+  const auto runs_from = [](int first, int seeds) {
+    Study study{.number = 42, .options = {.device = "cpu"}};
+    study.options.first_seed = first;
+    return run_study(study, {{"arm", "", 1}}, seeds, [](size_t, int64_t seed, const ShowRun&) {
+      RunRecord run;
+      run.numbers["seed"] = double(seed);
+      return run;
+    });
+  };
+  EXPECT_EQ(numbers_of(runs_from(1, 5), "arm", "seed"), (std::vector<double>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(numbers_of(runs_from(4, 2), "arm", "seed"), (std::vector<double>{4, 5}));
+}
+
 TEST(Study, OtherSettingsAreOtherRuns) {
   const TemporaryFolder folder;
   const auto runs_done = [&](const Study& study, const std::vector<StudyArm>& arms) {

@@ -325,6 +325,19 @@ TEST(StepKernels, EveryShapeHasItsGraph) {
   expect_close(line.parameters.values(line.w), w, 1e-5, "weights");
 }
 
+// Those of batches whose memory has gone, as larger ones came, don't count among the 32.
+TEST(StepKernels, GraphsOfBatchesThatWereMovedAreForgotten) {
+  SKIP_WITHOUT_KERNELS();
+  Line line;
+  TrainingStep step(line.parameters, line.tape, 1, Graphs::on);
+  line.run(step, line.work([](int64_t part) { return part < 40 ? 8 * part + 2 : 2; }), 50);
+  EXPECT_GE(step.repeated(), 6);
+  std::vector<double> w;
+  const std::vector<double> losses = line_by_hand(50, w);
+  expect_close(line.losses, losses, 1e-5, "losses");
+  expect_close(line.parameters.values(line.w), w, 1e-5, "weights");
+}
+
 // Whoever looks at every tensor, and a loss that reads what it has computed, get no graph, but the
 // same results.
 TEST(StepKernels, WhatCantBeRecordedIsComputed) {

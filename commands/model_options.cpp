@@ -1,5 +1,6 @@
 #include "commands/model_options.h"
 
+#include <cmath>
 #include <type_traits>
 
 namespace dyt {
@@ -41,12 +42,18 @@ const Words& words_of(const std::string& field) {
   fail("no words for the option ", field);
 }
 
-// An option for each type of field. A value that can't be of that type, or can't be at all, is bad
-// usage.
-CLI::Validator positive() {  // as a float
-  return between(std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
+bool is_positive(const std::string& text) {  // as a float
+  const float number = std::strtof(text.c_str(), nullptr);
+  return std::isnormal(number) && number > 0;
+}
+CLI::Validator positive() {
+  return {
+      [](std::string& text) { return is_positive(text) ? "" : text + " is not a positive number"; },
+      "POSITIVE"};
 }
 
+// An option for each type of field. A value that can't be of that type, or can't be at all, is bad
+// usage.
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<int>& value) {
   return to.add_option(w.options, value, w.help)->check(CLI::Range(1, 1 << 30).description(""));
 }
@@ -62,9 +69,11 @@ CLI::Option* add(CLI::App& to, const Words& w, std::optional<Alpha0>& value) {
   const auto parse = [&value](const std::string& text) {
     value = text == "auto" ? Alpha0::measured() : Alpha0(std::strtof(text.c_str(), nullptr));
   };
-  const CLI::Validator valid = CLI::IsMember({"auto"}) | positive();
+  const auto wrong = [](std::string& text) {
+    return text == "auto" || is_positive(text) ? "" : text + " is neither positive nor auto";
+  };
   return to.add_option_function<std::string>(w.options, parse, w.help)
-      ->check(valid.description(""));
+      ->check(CLI::Validator(wrong, ""));
 }
 
 CLI::Option* add(CLI::App& to, const Words& w, std::optional<bool>& value) {
@@ -88,7 +97,7 @@ CLI::Option* add(CLI::App& to, const Words& w, std::optional<Placement>& value) 
 
 void add_model_options(CLI::App& to, ModelSpec& spec) {
   to.add_option("MODEL", spec.preset,
-                "vit, convnext, resnet, vgg, gpt, llama, or a preset such as vit_ti4")
+                "vit, convnext, resnet, vgg, gpt, llama, bert, or a preset such as vit_ti4")
       ->required();
   visit_fields(spec, [&](const char* field, auto& value) {
     add(to, words_of(field), value)->group("What to change in the preset");

@@ -1,24 +1,22 @@
 // The options that say which model: a preset's name, and what to change in it.
 #pragma once
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <string>
 
 #include "models/model_spec.h"
 
 namespace dyt {
 
-// Like CLI::Range, which lets what is not a number pass.
+// CLI::Range lets NaN pass, of which no comparison is true.
 inline CLI::Validator between(double low, double high) {
-  const CLI::Range range(low, high);
-  const CLI::Validator number(
-      [](std::string& text) {
-        return std::isnan(std::strtod(text.c_str(), nullptr)) ? "not a number" : "";
+  const std::string range = CLI::Range(low, high).get_description();
+  return CLI::Validator(
+      [=](std::string& text) {
+        const double value = std::strtod(text.c_str(), nullptr);
+        return value >= low && value <= high ? "" : text + " is not a " + range;
       },
-      "");
-  return (range & number).description(range.get_description());
+      range);
 }
 
 // MODEL (required), --width, --depth, ... , --norm, --alpha0 ...

@@ -389,7 +389,8 @@ void add_options(CLI::App& app, TrainCommand& c) {
   count("--test-images", c.test_images, "likewise");
   count("--evaluate-every", c.evaluate_every,
         "steps (default: an epoch; text: a tenth of the run)");
-  count("--workers", c.workers, "threads that decode and augment (default: cores - 1)");
+  app.add_option("--workers", c.workers, "threads that decode and augment (default: cores - 1)")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--graph", c.graph,
                  "repeat whole steps as one CUDA graph: auto (default: on a GPU), on, off")
       ->check(CLI::IsMember({"auto", "on", "off"}));

@@ -1,4 +1,4 @@
-// The tape: automatic differentiation in about a hundred lines.
+// The tape: automatic differentiation in some two hundred lines.
 //
 // An op computes its output and records one closure that computes its gradients:
 //
@@ -59,9 +59,9 @@ class Tape {
   // A tensor with these values, wanting a gradient or not.
   Tensor upload(Shape shape, DType dtype, const void* host, bool wants_gradient = false);
 
-  // Keeps `backward` to be run by backward() if y's gradient has been written by then; one closure
-  // for each y, whose gradient is gone when it returns. Captures are
-  // tensor handles and numbers (trivially destructible), so a step costs no heap allocation.
+  // backward() runs `backward` if y's gradient has been written by then, and gives up that
+  // gradient's memory after it; one closure for each y. Captures are tensor handles and numbers
+  // (trivially destructible), so a step costs no heap allocation.
   template <class F>
   void record(const Tensor& y, F backward);
 

@@ -12,7 +12,7 @@
 // places down to 1 x 1, so it is ConvNeXt's shape at a seventh of its image size.
 //
 // THE RULE. That of experiment 03, for the same reasons: see judge_as_good. It was written before
-// the first run.
+// the first run, and made stricter on 2026-11-28.
 #include "experiments/classifier_study.h"
 
 namespace dyt {

@@ -287,6 +287,7 @@ void attention_backward_bf16_cpu(Heads<float> dq, Heads<float> dk, Heads<float> 
         pack_transposed(q_t, rows, ld, q_first, q.row, queries, D);
         pack_transposed(dy_t, rows, ld, dy_first, dy.row, queries, D);
         std::copy_n(lse + (b * H + h) * T_q + first, queries, lse_tile);
+        std::fill(lse_tile + queries, lse_tile + query_tile, 0.0f);  // and not the last tile's
         unit.product<false>(s, query_tile, keys, queries, half(D), k_rows, ld, 1, q_t, query_tile);
         unit.product<false>(ds, query_tile, keys, queries, half(D), v_rows, ld, 1, dy_t,
                             query_tile);

@@ -71,8 +71,8 @@ inline constexpr int backward_stages = 3;
 
 // What a thread of the backward pass holds on its way down the rows of one pack of channels, so
 // that dy and x are read once for all five gradients: 6 bytes per element in bf16, and 8 if dx is
-// added to. At the end the sums of a block's threads meet in shared memory; each block writes one
-// partial sum per channel, and two for alpha and shift, all of which one more kernel adds up.
+// added to. At the end the sums of a block's threads meet in shared memory; each block writes two
+// partial sums per channel, and two for alpha and shift, all of which one more kernel adds up.
 template <class Phi, int V>
 struct BackwardSums {
   float a, s, scale[V], gamma[V] = {}, beta[V] = {}, alpha = 0, shift = 0;
@@ -116,7 +116,7 @@ struct BackwardSums {
   }
 };
 
-// v1: rows are loaded into registers, two at a time; beside the sums there is room for no more.
+// v1: rows are loaded into registers, two at a time. For widths that no full pack divides.
 template <class Phi, bool add, int V, class T>
 __global__ void __launch_bounds__(256)
     dyt_backward_kernel_v1(T* dx, float* dgamma_partials, float* dbeta_partials,
@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(256)
   sums.write(dgamma_partials, dbeta_partials, scalar_partials, C);
 }
 
-// v2: rows come by asynchronous copies through shared memory, `stages` of them under way while one
-// is worked on. Every thread copies its own packs and waits for nobody else.
+// v2: rows come by asynchronous copies through shared memory, all but one of `stages` of them under
+// way while one is worked on. Every thread copies its own packs and waits for nobody else.
 template <class Phi, bool add, int V, class T>
 __global__ void __launch_bounds__(256, 3)
     dyt_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials,

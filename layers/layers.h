@@ -1,6 +1,7 @@
-// Every op there is, on one page. An op computes its output, and records on the tape how to compute
-// its gradients. B is the batch, T tokens, C channels, H W an image's height and width (NHWC).
-// Shapes are written (B, T, C); an op that works on rows accepts any shape ending in C.
+// Most ops, on one page; the others are in convolutions.h, mlp.h, norm_free.h, losses.h, texts.h
+// and unfused.h. An op computes its output, and records on the tape how to compute its gradients. B
+// is the batch, T tokens, C channels, H W an image's height and width (NHWC). Shapes are written
+// (B, T, C); an op that works on rows accepts any shape ending in C.
 // All throw dyt::Error if shapes don't fit, naming both.
 #pragma once
 #include "core/parameters.h"

@@ -53,8 +53,10 @@ Squash squash_of(NormKind kind) {
       return Squash::deadzone;
     case NormKind::bump:
       return Squash::bump;
-    default:
+    case NormKind::dyt:
       return Squash::tanh;
+    default:
+      fail(name_of(kind), " squashes nothing");
   }
 }
 

@@ -8,10 +8,12 @@
 namespace dyt {
 
 enum class NormKind {
+  // By statistics of the activations.
   layernorm,
   rmsnorm,
   batchnorm,
-  groupnorm,  // over statistics of the activations
+  groupnorm,
+  // Element by element: Dynamic Tanh's family.
   dyt,
   derf,
   hardtanh,
@@ -22,7 +24,7 @@ enum class NormKind {
   arcsinh,
   deadzone,
   bump,
-  none  // element by element: Dynamic Tanh's family
+  none
 };
 enum class Placement { pre, post };  // x + f(norm(x)), or norm(x + f(x)): arXiv 2002.04745
 

@@ -34,7 +34,7 @@ struct ViTConfig {
   int heads = 4;
   float mlp_ratio = 4;
   bool class_token = false;
-  Pool pool = Pool::mean;  // mean: over the patches, then `fc_norm`; class_token: `norm`, then it
+  Pool pool = Pool::mean;  // mean: over the patches, then `fc_norm`; class_token: it, then `norm`
   float drop_path = 0;     // stochastic depth of the last block; falls linearly to 0 at the first
   NormSpec norm = {};
   NormFree norm_free = NormFree::no;
@@ -51,7 +51,7 @@ class ViT {
  public:
   // Declares the parameters; Error if the configuration can't be (heads that don't divide ...).
   ViT(const ViTConfig& config, Parameters& parameters);
-  // images (B, H, W, 3), normalised; returns logits (B, classes).
+  // images (B, H, W, channels), normalised; returns logits (B, classes).
   Tensor forward(Tape& tape, const Tensor& images) const;
   const ViTConfig& config() const { return config_; }
 

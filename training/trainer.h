@@ -1,6 +1,6 @@
 // The training loop: batch, forward, backward, update, and a look at unseen data every now and
-// then. What is trained, and on what, is a TrainTask; training/classifier.h and language.h have one
-// each.
+// then. What is trained, and on what, is a TrainTask; training/classifier.h, language.h and
+// translation.h have one each.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -25,7 +25,10 @@ namespace dyt {
 struct TrainOptions {
   int64_t steps = 1000;  // updates
   int batch = 100;       // images, or windows of text, per update
-  int accumulate = 1;    // parts that a batch is computed in, one after the other, to save memory
+  // Parts that a batch is computed in, one after the other, to save memory. They count alike, also
+  // where a loss is a mean over the words of a part and the parts have unlike many (BERT's masks,
+  // translation).
+  int accumulate = 1;
   double lr = 1e-3, lr_floor = 1e-6;  // peak and end of a cosine
   int64_t warmup = 0;                 // steps of linear warm-up
   int64_t inverse_sqrt_from = 0;      // if set, in place of the cosine: training/schedule.h
@@ -86,8 +89,8 @@ struct TrainTask {
 class Trainer {
  public:
   // Resumes if options.checkpoint says so. `parameters` are allocated: their device and number type
-  // are where and how it runs. Error if a number is not positive, the warm-up is longer than the
-  // run, or the checkpoint is of another run.
+  // are where and how it runs. Error if a number is not positive, the warm-up is not shorter than
+  // the run, or the checkpoint is of another run.
   Trainer(Parameters& parameters, const TrainOptions& options);
 
   int64_t first_part() const { return state_.step * options_.accumulate; }

@@ -326,7 +326,7 @@ TEST_F(TrainCli, RefusesOptionsThatWouldDoNothing) {
   expect_refusal(vit + "--norm dyt --no-learn-alpha --alpha0 0.3", 1, "alpha0 has no meaning");
   expect_refusal(vit + "--frozen", 1, "--frozen takes running statistics");
   for (const char* option : {"--lr", "--clip", "--weight-decay", "--ema", "--drop-path"}) {
-    expect_refusal(vit + option + " nan", 2, "not a number");
+    expect_refusal(vit + option + " nan", 2, "nan is not a");
   }
   expect_refusal(vit + "--norm dyt --alpha0 1e-50", 2, "1e-50");
   expect_fine(

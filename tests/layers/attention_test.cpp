@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/safetensors.h"
+#include "layers/attention_bf16_cpu.h"
 #include "layers/attention_cpu.h"
 #include "layers/layers.h"
 #include "tests/bf16_cpu_check.h"
@@ -149,6 +150,7 @@ TEST(AttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
 }
 
 TEST(Attention, InBf16AgreesWithF32) {
+  if (!has_attention_in_bf16) GTEST_SKIP() << "no instructions for bf16";
   for (const AttentionSize& s : awkward) check_bf16_on_the_cpu(attention_case(s));
   check_bf16_on_the_cpu(
       attention_case({.B = 2, .T = 197, .heads = 2, .kv_heads = 1, .D = 33, .causal = true}));
@@ -176,6 +178,28 @@ TEST(Attention, LargeScoresStayFinite) {
   const Values values = draw_values(op, 5);
   expect_close(run_op(op, Device::cpu, DType::f32, values).y, by_definition(values.inputs[0], s),
                1e-4, op.name);
+}
+
+// Scores far below zero: exp of minus their log-sum-exp is infinite, and must not come to stand
+// where a last tile has no queries.
+TEST(Attention, LowScoresStayFiniteInBf16) {
+  if (!has_attention_in_bf16) GTEST_SKIP() << "no instructions for bf16";
+  for (const int T : {65, 70, 97}) {
+    OpCase op =
+        attention_case({.B = 1, .T = T, .heads = 1, .kv_heads = 0, .D = 64, .causal = false});
+    op.bf16_tolerance = 0.15;  // factors near 5 are rounded by 0.01, and scores by 0.1
+    const auto run = op.run;
+    op.run = [=](Tape& tape, const std::vector<Tensor>& x, Parameters& p) {
+      std::vector<float> shift(size_t(T) * 3 * 64);  // q by +5, k by -5: scores of -200
+      for (size_t i = 0; i < shift.size(); ++i) {
+        const size_t part = i / 64 % 3;
+        shift[i] = part == 0 ? 5.0f : part == 1 ? -5.0f : 0.0f;
+      }
+      const Tensor by = tape.upload({1, T, 3 * 64}, DType::f32, shift.data());
+      return run(tape, {residual_add(tape, x[0], by)}, p);
+    };
+    check_bf16_on_the_cpu(op);
+  }
 }
 
 TEST(AttentionKernels, LargeScoresStayFinite) {

@@ -123,7 +123,10 @@ TEST(Conv, WithActivationsInBf16AgreesWithF32) {
   check_bf16_activations_on_the_cpu(twice_case({{4, 8, 8, 16}, 16, 3, 1, 1}));
   check_bf16_activations_on_the_cpu(twice_case({{2, 5, 4, 8}, 3, 3, 2, 1}));
   check_bf16_activations_on_the_cpu(twice_case({{7, 32, 32, 48}, 16, 1, 2, 0}));
-  // By columns, where products round their factors: patches that don't overlap.
+  // By columns, where products round their factors: strided filters' gradients; patches that don't
+  // overlap.
+  check_bf16_activations_on_the_cpu(conv_case({{3, 9, 8, 32}, 64, 3, 2, 1, true}));
+  check_bf16_activations_on_the_cpu(twice_case({{2, 16, 16, 16}, 32, 3, 2, 1}));
   check_bf16_activations_on_the_cpu(conv_case({{3, 8, 6, 3}, 40, 2, 2, 0, true}));
   check_bf16_activations_on_the_cpu(twice_case({{2, 8, 9, 40}, 24, 2, 2, 0}));
 }

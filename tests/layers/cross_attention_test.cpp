@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/safetensors.h"
+#include "layers/attention_bf16_cpu.h"
 #include "layers/texts.h"
 #include "tests/bf16_cpu_check.h"
 #include "tests/layers/attention_case.h"
@@ -68,6 +69,7 @@ TEST(CrossAttentionKernels, AgreeWithTheCpuAtAwkwardShapes) {
 }
 
 TEST(CrossAttention, InBf16OnTheCpuIsThatInF32ButForRounding) {
+  if (!has_attention_in_bf16) GTEST_SKIP() << "no instructions for bf16";
   for (const Size& s : padded) check_bf16_on_the_cpu(padded_case(s));
   for (const Size& s : crossed) check_bf16_on_the_cpu(cross_case(s));
 }

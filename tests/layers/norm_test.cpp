@@ -139,7 +139,26 @@ TEST(Norm, CallsTheOpOfItsKind) {
                                             .beta = find(p, "n.bias")},
                                            Squash::erf);
                          }}};
-  for (const Case& c : cases) {
+  std::vector<Case> all(std::begin(cases), std::end(cases));
+  for (const auto& [kind, squash] : {std::pair{NormKind::dyt, Squash::tanh},
+                                     {NormKind::hardtanh, Squash::hardtanh},
+                                     {NormKind::sigmoid, Squash::sigmoid},
+                                     {NormKind::isru, Squash::isru},
+                                     {NormKind::identity, Squash::identity},
+                                     {NormKind::shifted_tanh, Squash::shifted_tanh},
+                                     {NormKind::arcsinh, Squash::arcsinh},
+                                     {NormKind::deadzone, Squash::deadzone},
+                                     {NormKind::bump, Squash::bump}}) {
+    all.push_back({{.kind = kind}, [&find, squash](Tape& tape, const Tensor& x, Parameters& p) {
+                     return dyt::dyt(tape, x,
+                                     {.alpha = find(p, "n.alpha"),
+                                      .gamma = find(p, "n.weight"),
+                                      .beta = find(p, "n.bias")},
+                                     squash);
+                   }});
+  }
+  EXPECT_EQ(all.size() + 1, norm_names().size());  // all but none
+  for (const Case& c : all) {
     Parameters p;
     const Norm norm(p, "n", 6, c.spec, 0.5f);
     p.allocate(Device::cpu, DType::f64, 1);

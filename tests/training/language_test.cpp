@@ -127,6 +127,24 @@ TEST(MaskedLanguageKernels, TenStepsMatchTheCpu) {
   EXPECT_NEAR(a, b, 1e-4 * a);
 }
 
+// Nor does the loss depend on the batches, of which the last one is smaller.
+TEST(Language, TheLossDoesNotDependOnTheBatches) {
+  const TextDataset text = alphabet(500, 150);
+  for (const bool causal : {true, false}) {
+    Model model(causal ? tiny(NormKind::layernorm) : tiny_bert(NormKind::layernorm), Device::cpu,
+                DType::f32);
+    Tape tape(Device::cpu, DType::f32);
+    const auto loss = [&](int batch) {
+      return evaluate_language_model(model.gpt, tape, text.val, 0, batch);
+    };
+    if (causal) {  // what is hidden depends on the batch
+      EXPECT_NEAR(loss(5), loss(1), 1e-6);
+      EXPECT_NEAR(loss(7), loss(1), 1e-6);
+    }
+    EXPECT_NEAR(loss(1), std::log(8), 0.5);
+  }
+}
+
 // A token sees those that follow it, and only what was hidden counts.
 TEST(MaskedLanguage, SeesBothSides) {
   Model bert(tiny_bert(NormKind::layernorm), Device::cpu, DType::f32);

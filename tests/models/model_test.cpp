@@ -78,6 +78,56 @@ std::string refusal(const ModelSpec& spec) {
   return "no error";
 }
 
+// timm and nanoGPT: matrices and filters decay; biases, norms, scales, tokens that belong to no
+// input and tables of positions don't.
+TEST(Model, MatricesAndFiltersDecay) {
+  for (const char* preset : {"vit", "convnext", "resnet", "vgg", "gpt", "llama", "bert"}) {
+    for (const NormKind norm : {NormKind::layernorm, NormKind::derf}) {
+      ModelSpec spec{.preset = preset, .norm = norm};
+      if (spec.preset == "vit") spec.class_token = true;
+      Parameters p;
+      const Model model(spec, p);
+      for (const Parameter& w : p.all()) {
+        const auto is = [&](const char* part) { return w.name.find(part) != w.name.npos; };
+        const bool of_no_input = is("cls_token") || is("pos_embed") || is("wpe");
+        EXPECT_EQ(w.decay, w.shape.rank() >= 2 && !of_no_input) << preset << ": " << w.name;
+      }
+    }
+  }
+}
+
+// As their papers and reference codes have it; of ViT and ConvNeXt see models/vit.cpp.
+TEST(Model, StartsWithTheUsualWeights) {
+  const auto start = [](ModelSpec spec, const std::string& name) {
+    Parameters p;
+    const Model model(spec, p);
+    return p.find(name).init;
+  };
+  const auto expect_normal = [](const Init& init, double std) {
+    EXPECT_EQ(init.kind, Init::normal);
+    EXPECT_NEAR(init.value, std, 1e-6);
+  };
+  // GPT-2: what writes into the residual stream is smaller by the root of how many write.
+  const ModelSpec gpt{.preset = "gpt", .depth = 8};
+  expect_normal(start(gpt, "transformer.h.3.attn.c_attn.weight"), 0.02);
+  expect_normal(start(gpt, "transformer.h.3.attn.c_proj.weight"), 0.02 / std::sqrt(16));
+  expect_normal(start(gpt, "transformer.h.3.mlp.c_fc.weight"), 0.02);
+  expect_normal(start(gpt, "transformer.h.3.mlp.c_proj.weight"), 0.02 / std::sqrt(16));
+  const ModelSpec llama{.preset = "llama", .depth = 8};
+  expect_normal(start(llama, "model.layers.3.self_attn.o_proj.weight"), 0.02);
+  // ResNet and VGG: He's, by what a filter's outputs feed; a block begins as its shortcut.
+  const ModelSpec resnet{.preset = "resnet20"};
+  expect_normal(start(resnet, "layer2.1.conv1.weight"), std::sqrt(2.0 / (32 * 9)));
+  EXPECT_EQ(start(resnet, "layer2.1.bn1.weight").value, 1);
+  EXPECT_EQ(start(resnet, "layer2.1.bn2.weight").value, 0);
+  expect_normal(start({.preset = "vgg11_bn_cifar"}, "features.4.weight"),
+                std::sqrt(2.0 / (128 * 9)));
+  expect_normal(start({.preset = "vgg11_bn_cifar"}, "head.fc.weight"), 0.01);
+  const Init vit = start({.preset = "vit"}, "blocks.1.mlp.fc1.weight");
+  EXPECT_EQ(vit.kind, Init::truncated_normal);
+  EXPECT_EQ(vit.value, 0.02);
+}
+
 TEST(Model, RefusesUnknownNamesAndWhatAModelDoesNotHave) {
   const std::string unknown = refusal({.preset = "alexnet"});
   for (const char* word : {"alexnet", "vit_b16", "convnext_tiny", "resnet50", "gpt2_124m"}) {

@@ -67,6 +67,15 @@ Results run(const TensorFile& file, const ViTConfig& config, Device device, DTyp
   return results;
 }
 
+ViTConfig with_mean(ViTConfig config) {
+  config.pool = Pool::mean;
+  return config;
+}
+ViTConfig post(ViTConfig config) {
+  config.norm.placement = Placement::post;
+  return config;
+}
+
 struct Fixture {
   const char* file;
   ViTConfig config;
@@ -74,7 +83,9 @@ struct Fixture {
 const std::vector<Fixture> fixtures = {
     {"vit_layernorm.safetensors", tiny(NormKind::layernorm, false)},
     {"vit_dyt.safetensors", tiny(NormKind::dyt, false)},
-    {"vit_class_token.safetensors", tiny(NormKind::layernorm, true)}};
+    {"vit_class_token.safetensors", tiny(NormKind::layernorm, true)},
+    {"vit_class_token_mean.safetensors", with_mean(tiny(NormKind::layernorm, true))},
+    {"vit_post.safetensors", post(tiny(NormKind::layernorm, false))}};
 
 void check_against_timm(Device device, DType dtype, double tolerance) {
   for (const Fixture& fixture : fixtures) {

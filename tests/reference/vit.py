@@ -33,15 +33,15 @@ def replace_layernorm(module, replacement):
             replace_layernorm(child, replacement)
 
 
-def build_vit(norm, class_token=False, **options):
+def build_vit(norm, class_token=False, pool=None, **options):
     """options: img_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, num_classes.
 
-    With a class token the head reads it after `norm`; without, it reads the mean of all tokens
-    after `fc_norm`. LayerNorm's eps is 1e-6, GELU is exact, qkv has a bias.
+    With a class token the head reads it after `norm`; without, or with pool="avg", it reads the mean
+    of all other tokens after `fc_norm`. LayerNorm's eps is 1e-6, GELU is exact, qkv has a bias.
     """
     model = VisionTransformer(
         class_token=class_token,
-        global_pool="token" if class_token else "avg",
+        global_pool=pool or ("token" if class_token else "avg"),
         qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         act_layer=nn.GELU,

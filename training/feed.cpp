@@ -34,7 +34,7 @@ Feed::~Feed() {
 }
 
 const DeviceBatch& Feed::send(const HostBatch& batch, size_t place) {
-  while (places_.size() <= place) places_.emplace_back();
+  while (places_.size() <= place) places_.push_back({{}, {}, Event(device_), {}});
   Buffer& memory = places_[place].memory;
   DeviceBatch& tensors = places_[place].tensors;
   const size_t bytes = place_arrays(batch, [](const HostArray&, size_t) {});
@@ -44,33 +44,33 @@ const DeviceBatch& Feed::send(const HostBatch& batch, size_t place) {
     tensors.push_back(
         {array.shape, array.dtype, static_cast<char*>(memory.data()) + begin, nullptr});
   });
-  if (bytes > 0) bring(batch, bytes, memory.data());
+  if (bytes > 0) bring(batch, bytes, places_[place]);
   return tensors;
 }
 
-void Feed::bring(const HostBatch& batch, size_t bytes, void* to) {
+void Feed::bring(const HostBatch& batch, size_t bytes, Place& to) {
   const auto gather = [&](void* together) {
     place_arrays(batch, [&](const HostArray& array, size_t begin) {
       std::memcpy(static_cast<char*>(together) + begin, array.data, bytes_of(array));
     });
   };
-  if (device_ == Device::cpu) return gather(to);
+  if (device_ == Device::cpu) return gather(to.memory.data());
   Slot& slot = slots_[next_slot_];
   next_slot_ = 1 - next_slot_;
   slot.copied.wait();  // its last batch has left
   if (bytes > slot.memory.bytes()) slot.memory = PinnedBuffer(device_, bytes);
   gather(slot.memory.data());
-  if (bytes > staging_.bytes()) {
+  if (bytes > to.staging.bytes()) {
     slots_[next_slot_].copied.wait();
-    taken_.wait();
-    staging_ = Buffer(device_, bytes);
+    to.taken.wait();
+    to.staging = Buffer(device_, bytes);
   }
-  taken_.hold(Queue::copy);
-  send_to_device(device_, staging_.data(), slot.memory.data(), bytes);
+  to.taken.hold(Queue::copy);
+  send_to_device(device_, to.staging.data(), slot.memory.data(), bytes);
   slot.copied.record(Queue::copy);
   slot.copied.hold(Queue::compute);
-  copy_on_device(device_, to, staging_.data(), bytes);
-  taken_.record(Queue::compute);
+  copy_on_device(device_, to.memory.data(), to.staging.data(), bytes);
+  to.taken.record(Queue::compute);
 }
 
 void Readout::send(const void* numbers, DType dtype, int64_t count) {

@@ -27,7 +27,7 @@ using DeviceBatch = std::vector<Tensor>;   // the same on the device
 class Feed {
  public:
   explicit Feed(Device device)
-      : device_(device), slots_{Slot{{}, Event(device)}, Slot{{}, Event(device)}}, taken_(device) {}
+      : device_(device), slots_{Slot{{}, Event(device)}, Slot{{}, Event(device)}} {}
   ~Feed();
 
   // Brings a batch to one of several places on the device: what is launched from now on finds it
@@ -40,17 +40,18 @@ class Feed {
     PinnedBuffer memory;
     Event copied;
   };
+  // Each has a staging area of its own: the parts of a step, which have a place each, don't wait
+  // for each other.
   struct Place {
-    Buffer memory;
+    Buffer memory, staging;
+    Event taken;  // what was in staging
     DeviceBatch tensors;
   };
-  void bring(const HostBatch& batch, size_t bytes, void* to);
+  void bring(const HostBatch& batch, size_t bytes, Place& to);
 
   Device device_;
   Slot slots_[2];  // one is filled while the other is copied
   size_t next_slot_ = 0;
-  Buffer staging_;
-  Event taken_;  // what was in staging_
   std::deque<Place> places_;
 };
 

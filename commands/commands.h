@@ -2,6 +2,7 @@
 // and what to call when it was given. What they work on lives in the folders below.
 #pragma once
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <string>
 
 namespace dyt {
@@ -17,6 +18,17 @@ void add_export(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_forward(CLI::App& app);
 void add_backward(CLI::App& app);
+
+// CLI::Range lets NaN pass, of which no comparison is true.
+inline CLI::Validator between(double low, double high) {
+  const std::string range = CLI::Range(low, high).get_description();
+  return CLI::Validator(
+      [=](std::string& text) {
+        const double value = std::strtod(text.c_str(), nullptr);
+        return value >= low && value <= high ? "" : text + " is not a " + range;
+      },
+      range);
+}
 
 // --device auto | cpu | cuda | emulated
 void add_device_option(CLI::App& to, std::string& value);

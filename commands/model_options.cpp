@@ -1,7 +1,10 @@
 #include "commands/model_options.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <type_traits>
+
+#include "commands/commands.h"
 
 namespace dyt {
 namespace {

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "commands/commands.h"
-#include "commands/model_options.h"
 #include "commands/saved_model.h"
 #include "training/language.h"
 

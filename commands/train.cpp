@@ -83,11 +83,7 @@ void describe_run(const TrainCommand& c, const std::string& data, DType precisio
     return s.str();
   };
   o.checkpoint = c.checkpoint;
-  // Names of files may have bytes that JSON can't.
-  const nlohmann::json name(data);
-  const std::string said =
-      nlohmann::json::parse(name.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  o.checkpoint.run = {{"data", said},
+  o.checkpoint.run = {{"data", data},
                       {"recipe", c.recipe},
                       {"steps", text(o.steps)},
                       {"batch", text(o.batch)},
@@ -253,12 +249,13 @@ void train_on_images(TrainCommand& c) {
                   size_t(c.train_images), size_t(c.test_images));
   require(data.train->height == data.train->width, "images are ", data.train->height, " x ",
           data.train->width, "; the models here take square ones");
-  const auto agree = [&](const char* option, const std::optional<int>& asked, int64_t there) {
-    require(
-        !asked || *asked == there, option, " ", asked.value_or(0), ": ", c.data, " has ", there,
-        std::string(option) == "--image-size" ? ", and only images of folder:DIR are resized" : "");
+  const auto agree = [&](const char* option, const std::optional<int>& asked, int64_t there,
+                         const char* more = "") {
+    require(!asked || *asked == there, option, " ", asked.value_or(0), ": ", c.data, " has ", there,
+            more);
   };
-  agree("--image-size", c.model.image_size, data.train->height);
+  agree("--image-size", c.model.image_size, data.train->height,
+        ", and only images of folder:DIR are resized");
   agree("--channels", c.model.channels, data.train->channels);
   agree("--classes", c.model.classes, data.train->classes());
   const bool digits = c.data.starts_with("mnist:") || c.data.starts_with("fashion:");

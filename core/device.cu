@@ -281,7 +281,7 @@ void synchronize(Device device) {
 }
 
 namespace {
-__global__ void some_kernel() {}
+__global__ void probe_kernel() {}
 }  // namespace
 
 // Newer GPUs than Hopper could, too, but nobody has tried this on one; on consumer Blackwell others
@@ -290,7 +290,7 @@ __global__ void some_kernel() {}
 bool kernels_may_overlap() {
   static const bool they_may = [] {
     cudaFuncAttributes code{};
-    check_cuda(cudaFuncGetAttributes(&code, some_kernel));
+    check_cuda(cudaFuncGetAttributes(&code, probe_kernel));
     return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && code.ptxVersion >= 90;
   }();
   return they_may;

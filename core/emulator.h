@@ -58,8 +58,7 @@ enum class Order { ascending, descending, shuffled };
 inline Order order = Order::ascending;  // in which a block's threads (and a grid's blocks) run
 
 inline constexpr size_t shared_memory_of_sm_90 = 227 * 1024, shared_memory_of_sm_89 = 99 * 1024;
-inline size_t shared_memory_of_a_block =
-    shared_memory_of_sm_90;  // that a block can have; not more than that
+inline size_t shared_memory_of_a_block = shared_memory_of_sm_90;  // or less, as in other GPUs
 
 // A place in the source: that of the call in whose default arguments current() stands. (Clang has
 // std::source_location from version 16 on.)

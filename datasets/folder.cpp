@@ -255,13 +255,17 @@ int common_size(const ImageFiles& files) {
   return common;
 }
 
+void require_size(int size, const ImageFiles& files) {
+  require(size > 0, "the images in ", files.folder,
+          " are not all of one size, and square: dyt train makes them so with --image-size");
+}
+
 ImageSplits load_folder(const std::string& folder, const FolderOptions& options, size_t train_limit,
                         size_t test_limit) {
   require(options.size >= 0, "images can't be made ", options.size, " pixels wide");
   const FolderFiles lists = list_folder(folder, train_limit, test_limit);
   const int size = options.size > 0 ? options.size : common_size(lists.train);
-  require(size > 0, "the images in ", lists.train.folder,
-          " are not all of one size, and square: dyt train makes them so with --image-size");
+  require_size(size, lists.train);
   const size_t bytes = (lists.train.files.size() + lists.test.files.size()) * size * size * 3;
   require(bytes <= options.memory, "the ", lists.train.files.size() + lists.test.files.size(),
           " images in ", folder, " take ", bytes >> 20, " MiB at ", size, " x ", size,

@@ -42,6 +42,8 @@ Image evaluation_view(const Image& image, int size);
 // The side of all images, if the files looked at (up to 100, spread over the list) are square and
 // of one size; else 0. Files that can't be read are passed over.
 int common_size(const ImageFiles& files);
+// Error, and what to do, if `size` is that 0.
+void require_size(int size, const ImageFiles& files);
 
 // Decodes a whole folder into memory, as evaluation_view shows the images. Throws Error if images
 // differ in size and options.size does not say what to make of them, if they do not fit into

@@ -60,8 +60,7 @@ ImageSources open_images(const std::string& spec, const FolderOptions& options, 
   if (spec.starts_with("folder:") && spec.size() > 7) {
     FolderFiles lists = list_folder(spec.substr(7), train_limit, test_limit);
     const int stored = common_size(lists.train), size = options.size > 0 ? options.size : stored;
-    require(size > 0, "the images in ", lists.train.folder,
-            " are not all of one size, and square: dyt train makes them so with --image-size");
+    require_size(size, lists.train);
     const size_t count = lists.train.files.size() + lists.test.files.size();
     if (stored != size || count * size * size * 3 > options.memory) {
       sources.train = std::make_unique<FolderSource>(std::move(lists.train), size);

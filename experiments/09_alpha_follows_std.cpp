@@ -122,23 +122,11 @@ Plot over_depth(const std::vector<RunRecord>& runs) {
             .caption =
                 "Mean over the seeds; the bands reach from the lowest to the highest. The "
                 "last one normalises the mean over the tokens."};
-  const auto count =
-      std::count_if(runs.begin(), runs.end(), [](const RunRecord& run) { return !run.diverged(); });
   for (const std::string name : {"alpha", "1/std"}) {
-    Series s{.name = name, .style = SeriesStyle::line_points, .color = name == "alpha" ? 0 : 1};
-    for (const RunRecord& run : runs) {
-      if (run.diverged()) continue;
-      const std::vector<double>& values = run.list(name);
-      if (s.x.empty()) {
-        s.y.assign(values.size(), 0), s.low = s.high = values;
-        for (size_t i = 0; i < values.size(); ++i) s.x.push_back(double(i + 1));
-      }
-      for (size_t i = 0; i < values.size(); ++i) {
-        s.y[i] += values[i] / double(count);
-        s.low[i] = std::min(s.low[i], values[i]), s.high[i] = std::max(s.high[i], values[i]);
-      }
+    if (std::optional<Series> s = mean_of_lists(runs, "DyT", name)) {
+      s->name = name, s->color = name == "alpha" ? 0 : 1;
+      plot.series.push_back(std::move(*s));
     }
-    plot.series.push_back(std::move(s));
   }
   return plot;
 }

@@ -124,26 +124,6 @@ Look look_at_norms(const ImageDataset& dataset, int64_t images, const TrainOptio
   return {.at = at, .settings = "inputs of the norms, " + std::to_string(images) + " test images"};
 }
 
-// Mean over the seeds of a list over the norms, and its lowest and highest.
-std::optional<Series> over_depth(const std::vector<RunRecord>& runs, const std::string& arm,
-                                 const std::string& list) {
-  Series s{.style = SeriesStyle::line_points};
-  double count = 0;
-  for (const RunRecord* run : runs_of(runs, arm)) {
-    if (run->diverged() || run->list(list).empty()) continue;
-    const std::vector<double>& values = run->list(list);
-    if (s.x.empty()) s.y.assign(values.size(), 0), s.low = s.high = values;
-    s.x.clear(), ++count;
-    for (size_t i = 0; i < values.size(); ++i) {
-      s.x.push_back(double(i + 1)), s.y[i] += values[i];
-      s.low[i] = std::min(s.low[i], values[i]), s.high[i] = std::max(s.high[i], values[i]);
-    }
-  }
-  if (count == 0) return std::nullopt;
-  for (double& y : s.y) y /= count;
-  return s;
-}
-
 Plot plot_over_depth(const std::vector<RunRecord>& runs, const Network& network, size_t statistic,
                      const std::string& title) {
   const auto& [list, label] = statistics[statistic];
@@ -157,7 +137,7 @@ Plot plot_over_depth(const std::vector<RunRecord>& runs, const Network& network,
                 "the lowest to the highest."};
   int color = 0;
   for (const std::string arm : {"BN", "DyT", "none"}) {
-    if (std::optional<Series> s = over_depth(runs, network.name + " " + arm, list)) {
+    if (std::optional<Series> s = mean_of_lists(runs, network.name + " " + arm, list)) {
       s->name = arm, s->color = color;
       plot.series.push_back(std::move(*s));
     }
@@ -271,7 +251,7 @@ Report run_12_batchnorm(const Options& options) {
        {std::pair{"LN", NormKind::layernorm}, std::pair{"DyT", NormKind::dyt}}) {
     ClassifierArm& arm =
         arms.emplace_back(vit_arm(control.name + " " + name, vit, NormSpec{.kind = kind}));
-    if (vit.train.lr != setting.train.lr) arm.lr = vit.train.lr;
+    arm.lr = vit.train.lr;
     arm.work = 0.3;
   }
   const Study study{.number = 12, .options = options};

@@ -91,6 +91,10 @@ struct Results {
   }
 };
 
+std::string text_of(const char* method, const MeanInterval& d) {
+  return std::string(method) + " " + signed_fixed(100 * d.mean) + " " + points_interval(d);
+}
+
 Verdict judge(const Results& r) {
   Verdict verdict{.rule = rule};
   const std::vector<double> dyt = r.best("DyT");
@@ -108,25 +112,21 @@ Verdict judge(const Results& r) {
   } else if (fixup.low > 0 && skipinit.low > 0 && sigma.mean >= -margin) {
     verdict.outcome = Outcome::reproduced;
   }
-  const auto text = [](const char* name, const MeanInterval& d) {
-    return std::string(name) + " " + signed_fixed(100 * d.mean) + " " + points_interval(d);
-  };
-  verdict.because = "DyT minus the others, in points: " + text("Fixup", fixup) + ", " +
-                    text("SkipInit", skipinit) + ", " + text("sigmaReparam", sigma) + "; " +
+  verdict.because = "DyT minus the others, in points: " + text_of("Fixup", fixup) + ", " +
+                    text_of("SkipInit", skipinit) + ", " + text_of("sigmaReparam", sigma) + "; " +
                     std::to_string(dyt.size()) + " seeds";
   return verdict;
 }
 
 // The judged differences with one learning rate for all.
 std::string at_one_rate(const Results& r, double lr) {
-  std::string text;
+  std::string all;
   for (const char* method : {"Fixup", "SkipInit", "sigmaReparam"}) {
     const MeanInterval d = paired_difference_interval(r.at("DyT", lr), r.at(method, lr));
-    text += (text.empty() ? "" : ", ") + std::string(method) + " " + signed_fixed(100 * d.mean) +
-            " " + points_interval(d);
+    all += (all.empty() ? "" : ", ") + text_of(method, d);
   }
   return "With a learning rate of " + fixed(lr, 4) +
-         " for all, DyT minus the others, in points: " + text + ".";
+         " for all, DyT minus the others, in points: " + all + ".";
 }
 
 Table comparison(const Results& r, const std::string& data) {

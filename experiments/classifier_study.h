@@ -43,13 +43,13 @@ std::vector<RunRecord> run_classifiers(Study study, const std::vector<Classifier
                                        int seeds, const ImageSplits& data,
                                        const TrainOptions& train, const Look& look = {});
 
-// Final test accuracies (0 to 1) of an arm's runs, in order of their seeds.
 // The verdict on "DyT is as accurate as LN", of 03 and 04. The paper's differences are a few tenths
 // of a point, which three seeds of a small model can't resolve; so there is a margin, of one point.
 // `guessing` is the accuracy of that: where nobody has learned anything, all are equal.
 Verdict judge_as_good(const std::vector<double>& dyt, const std::vector<double>& layernorm,
                       double guessing);
 
+// Final test accuracies (0 to 1) of an arm's runs, in order of their seeds.
 std::vector<double> accuracies_of(const std::vector<RunRecord>& runs, const std::string& arm);
 
 // "arm | test accuracy | difference to the baseline (points) | its 95 % interval | diverged"

@@ -44,14 +44,26 @@ std::vector<double> losses_of(const std::vector<RunRecord>& runs, const std::str
   return losses_of(runs, arm, text.vocabulary);
 }
 
+namespace {
+
+// The lowest on a run's curve; null if it has none.
+const CurvePoint* lowest_of(const RunRecord& run) {
+  const CurvePoint* lowest = nullptr;
+  for (const CurvePoint& p : run.curve) {
+    if (p.metric == "val loss" && (!lowest || p.value < lowest->value)) lowest = &p;
+  }
+  return lowest;
+}
+
+}  // namespace
+
 std::vector<double> lowest_losses_of(const std::vector<RunRecord>& runs, const std::string& arm,
                                      const TextDataset& text) {
   std::vector<double> lowest;
   for (const RunRecord* run : runs_of(runs, arm)) {
+    const CurvePoint* const p = lowest_of(*run);
     lowest.push_back(std::log(double(text.vocabulary)));
-    for (const CurvePoint& p : run->curve) {
-      if (p.metric == "val loss") lowest.back() = std::min(lowest.back(), p.value);
-    }
+    if (p) lowest.back() = std::min(lowest.back(), p->value);
   }
   return lowest;
 }
@@ -105,11 +117,7 @@ Table table_of_loss_by_seed(const std::vector<RunRecord>& runs) {
 Table table_of_lowest_loss_by_seed(const std::vector<RunRecord>& runs) {
   return table_of_seeds(runs, "Lowest validation loss of every run (nats per token), and its step",
                         [](const RunRecord& run) {
-                          const CurvePoint* lowest = nullptr;
-                          for (const CurvePoint& p : run.curve) {
-                            if (p.metric == "val loss" && (!lowest || p.value < lowest->value))
-                              lowest = &p;
-                          }
+                          const CurvePoint* const lowest = lowest_of(run);
                           if (!lowest) return std::string("-");
                           return fixed(lowest->value, 4) + " at " + std::to_string(lowest->step);
                         });

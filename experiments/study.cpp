@@ -191,6 +191,25 @@ std::vector<CurvePoint> curves_of(const std::vector<RunRecord>& runs) {
   return points;
 }
 
+std::optional<Series> mean_of_lists(const std::vector<RunRecord>& runs, const std::string& arm,
+                                    const std::string& list) {
+  Series s{.style = SeriesStyle::line_points};
+  double count = 0;
+  for (const RunRecord* run : runs_of(runs, arm)) {
+    if (run->diverged() || run->list(list).empty()) continue;
+    const std::vector<double>& values = run->list(list);
+    if (s.x.empty()) s.y.assign(values.size(), 0), s.low = s.high = values;
+    s.x.clear(), ++count;
+    for (size_t i = 0; i < values.size(); ++i) {
+      s.x.push_back(double(i + 1)), s.y[i] += values[i];
+      s.low[i] = std::min(s.low[i], values[i]), s.high[i] = std::max(s.high[i], values[i]);
+    }
+  }
+  if (count == 0) return std::nullopt;
+  for (double& y : s.y) y /= count;
+  return s;
+}
+
 Table table_of_seeds(const std::vector<RunRecord>& runs, const std::string& title,
                      const std::function<std::string(const RunRecord&)>& show) {
   Table table{.title = title, .header = {"seed"}};

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -56,9 +57,10 @@ using ShowRun = std::function<void(int64_t step, int64_t steps, const std::strin
 // Does the run of arms[arm] with this seed.
 using RunBody = std::function<RunRecord(size_t arm, int64_t seed, const ShowRun& show)>;
 
-// Every arm with `seeds` seeds from options.first_seed on, in that order of seeds, and the arms in their order for each:
-// so an interrupted study has whole comparisons. Finished runs are read back; a record that can't
-// be read is redone, with a warning on standard error. No records are kept if options.out is empty.
+// Every arm with `seeds` seeds from options.first_seed on, in that order of seeds, and the arms in
+// their order for each: so an interrupted study has whole comparisons. Finished runs are read back;
+// a record that can't be read is redone, with a warning on standard error. No records are kept if
+// options.out is empty.
 std::vector<RunRecord> run_study(const Study& study, const std::vector<StudyArm>& arms, int seeds,
                                  const RunBody& body);
 
@@ -72,6 +74,11 @@ std::vector<double> numbers_of(const std::vector<RunRecord>& runs, const std::st
                                const std::string& name);
 std::vector<const RunRecord*> runs_of(const std::vector<RunRecord>& runs, const std::string& arm);
 bool any_diverged(const std::vector<RunRecord>& runs, const std::string& arm);
+
+// A list of an arm's runs, number by number against its place from 1 on: the mean over the seeds
+// that didn't diverge, the lowest and the highest. Nothing if no run has such a list.
+std::optional<Series> mean_of_lists(const std::vector<RunRecord>& runs, const std::string& arm,
+                                    const std::string& list);
 
 // The curves of all runs.
 std::vector<CurvePoint> curves_of(const std::vector<RunRecord>& runs);

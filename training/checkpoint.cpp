@@ -99,6 +99,14 @@ void read_weights(const CheckpointOptions& options, const Trained& t, const Tens
   read_under_own_names(t.parameters, file, prefix);
 }
 
+// What a run is, as a file has it: names of files may have bytes that JSON can't.
+std::string written(const std::map<std::string, std::string>& run) {
+  return json(run).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+std::map<std::string, std::string> read_run(const std::string& text) {
+  return json::parse(text).get<std::map<std::string, std::string>>();
+}
+
 // "batch is 100 here and 64 there", of everything that differs.
 std::string differences(const std::map<std::string, std::string>& here,
                         const std::map<std::string, std::string>& there) {
@@ -125,7 +133,7 @@ void save_checkpoint(const CheckpointOptions& options, const TrainingState& stat
   file.metadata = options.metadata;
   file.metadata["format"] = "pt";  // what Hugging Face's loaders ask for
   file.metadata[model_key] = options.model;
-  file.metadata[run_key] = json(options.run).dump();
+  file.metadata[run_key] = written(options.run);
   file.metadata[state_key] = to_json(state).dump();
   write_weights(options, t, file, "");
   if (t.average) {
@@ -156,13 +164,14 @@ TrainingState load_checkpoint(const CheckpointOptions& options, const Trained& t
   TrainingState state;
   std::map<std::string, std::string> run;
   try {
-    run = json::parse(text(run_key)).get<std::map<std::string, std::string>>();
+    run = read_run(text(run_key));
     state = state_from(json::parse(text(state_key)));
   } catch (const json::exception& e) {
     fail(file.source, ": its metadata can't be read: ", e.what());
   }
-  require(run == options.run, file.source,
-          " is of another run, so going on would give neither: ", differences(options.run, run));
+  const std::map<std::string, std::string> here = read_run(written(options.run));
+  require(run == here, file.source,
+          " is of another run, so going on would give neither: ", differences(here, run));
   if (t.average) {  // its constructor has taken other weights
     const WithAverage with(t.average);
     read_weights(options, t, file, "ema.");

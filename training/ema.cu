@@ -109,12 +109,12 @@ void WeightAverage::update() {
       for_both<A>(
           [&](A* average, const A* w, bf16*, int64_t n) { average_cpu(average, w, share, n); });
     });
-    return copy_counts();
+  } else {
+    for_both<float>([&](float* average, const float* w, bf16*, int64_t n) {
+      launch(average_kernel, blocks_for(n, 4 * 256), 256)(
+          average, w, static_cast<const float*>(share_.data()), n);
+    });
   }
-  for_both<float>([&](float* average, const float* w, bf16*, int64_t n) {
-    launch(average_kernel, blocks_for(n, 4 * 256), 256)(
-        average, w, static_cast<const float*>(share_.data()), n);
-  });
   copy_counts();
 }
 

@@ -136,6 +136,15 @@ TEST(WarpgroupKernels, EveryLayoutGivesTheMatrixProduct) {
   check_product<16, true, true>();
 }
 
+#if !defined(DYT_EMULATED)
+// Code for sm_90a, which this test needs anyhow, has been compiled to wait for the kernel before.
+TEST(WarpgroupKernels, MayOverlap) {
+  SKIP_WITHOUT_KERNELS();
+  if (!warpgroups_run_here()) GTEST_SKIP() << "this GPU, or this build, has no warpgroups";
+  EXPECT_TRUE(kernels_may_overlap());
+}
+#endif
+
 #if defined(DYT_EMULATED)
 
 enum class Bug {
@@ -271,15 +280,6 @@ __global__ void two_groups(float* out, const bf16* ones) {
   warpgroup_wait<0>(second);
   out[256 + thread] = second[7][3];
 }
-
-#if !defined(DYT_EMULATED)
-// Code for sm_90a, which this test needs anyhow, has been compiled to wait for the kernel before.
-TEST(WarpgroupKernels, MayOverlap) {
-  SKIP_WITHOUT_KERNELS();
-  if (!warpgroups_run_here()) GTEST_SKIP() << "this GPU, or this build, has no warpgroups";
-  EXPECT_TRUE(kernels_may_overlap());
-}
-#endif
 
 TEST(WarpgroupKernels, OnlyTheGroupsWaitedForAreDone) {
   const OnDevice<bf16> ones(std::vector<bf16>(8, bf16(1.0f)));

@@ -282,7 +282,6 @@ TEST(ClassifierStudy, LooksInsideWithoutChangingTheRun) {
   EXPECT_EQ(seen[0].number("test loss"), plain[0].number("test loss"));
 }
 
-// The learning rate of an arm is the whole schedule's.
 // By the whole interval, and only of models that have learned something.
 TEST(ClassifierStudy, AsGoodAsLayerNorm) {
   const auto outcome = [](std::vector<double> dyt, std::vector<double> ln) {
@@ -295,6 +294,7 @@ TEST(ClassifierStudy, AsGoodAsLayerNorm) {
   EXPECT_EQ(outcome({0.6}, {0.6}), Outcome::inconclusive);
 }
 
+// The learning rate of an arm is the whole schedule's.
 TEST(ClassifierStudy, AnArmMayHaveAnotherLearningRate) {
   const ImageSplits data = load_images("synthetic", 32, 20);
   const Study study{.number = 42, .options = {.device = "cpu"}};

@@ -11,7 +11,7 @@ import json
 import torch
 
 from fixture import Fixture
-from torch_models import PostBlock
+from torch_models import put_norms_after
 from vit import build_vit, loss_and_gradients, random_batch, randomize
 
 SIZES = dict(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=10)
@@ -22,8 +22,7 @@ def make(name, norm, class_token, pool=None, post=False):
     f.seed(name)
     model = build_vit(norm, class_token, pool, **SIZES)
     if post:
-        model.blocks = torch.nn.Sequential(*[PostBlock(block) for block in model.blocks])
-        model.norm, model.fc_norm = torch.nn.Identity(), torch.nn.Identity()
+        put_norms_after(model)
     randomize(model, f.generator)
     images, labels = random_batch(f.generator, 3, SIZES["img_size"], SIZES["num_classes"])
     for key, parameter in model.named_parameters():

@@ -104,6 +104,12 @@ class PostBlock(nn.Module):
         return self.norm2(x + self.mlp(x))
 
 
+def put_norms_after(model):
+    """Of a timm ViT: norms behind the residual sums, and none at the end."""
+    model.blocks = nn.Sequential(*[PostBlock(block) for block in model.blocks])
+    model.norm, model.fc_norm = nn.Identity(), nn.Identity()
+
+
 def vit(o):
     has_token = o.get("class_token", False)
     model = VisionTransformer(
@@ -117,8 +123,7 @@ def vit(o):
         global_pool=o.get("pool", "token" if has_token else "avg"),
     )
     if o.get("norm_placement") == "post":
-        model.blocks = nn.Sequential(*[PostBlock(block) for block in model.blocks])
-        model.norm, model.fc_norm = nn.Identity(), nn.Identity()
+        put_norms_after(model)
     return change_norms(model, o)
 
 

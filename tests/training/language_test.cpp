@@ -127,7 +127,7 @@ TEST(MaskedLanguageKernels, TenStepsMatchTheCpu) {
   EXPECT_NEAR(a, b, 1e-4 * a);
 }
 
-// Nor does the loss depend on the batches, of which the last one is smaller.
+// The last batch of an evaluation is smaller, and counts for less.
 TEST(Language, TheLossDoesNotDependOnTheBatches) {
   const TextDataset text = alphabet(500, 150);
   for (const bool causal : {true, false}) {

@@ -90,7 +90,9 @@ Plan plan_of(const Product& p, const void* a, const void* b, int digits) {
   Plan plan{{a, p.a, p.m, p.k, a_along, a_along ? p.k : p.m, digits},
             {b, p.b, p.n, p.k, b_along, b_along ? p.k : p.n, digits}};
   plan.by_rows = p.op_a == Op::none && p.m >= std::min<int64_t>(p.n, 512);
-  plan.in_place = p.a == DType::bf16 && p.op_a == Op::none && p.m % side == 0 && p.k % depth == 0;
+  // Tiles of AMX have whole rows of pairs; vectors take one pair after the other.
+  const int64_t unit = amx::available() ? depth : 2;
+  plan.in_place = p.a == DType::bf16 && p.op_a == Op::none && p.m % side == 0 && p.k % unit == 0;
   if (p.op_a == Op::transpose && p.op_b == Op::none) {
     // Turned, fewer tiles of the left factor are transposed, but all of C is.
     plan.turned = side * (p.m - p.n) * steps_of(p.k) > p.m * p.n && !p.bias && !p.residual;

@@ -27,6 +27,7 @@ TEST(DepthwiseConv, GradientsAgreeWithFiniteDifferences) {
   check_gradients(depthwise_case({2, 5, 9, 3}, 7));
   check_gradients(depthwise_case({3, 2, 1, 9}, 7, false));  // smaller than the filter
   check_gradients(depthwise_case({2, 6, 5, 8}, 3));
+  for (int64_t W = 2; W <= 8; ++W) check_gradients(depthwise_case({1, 4, W, 2}, 7));
 }
 
 TEST(DepthwiseConv, AgreesWithPyTorch) {
@@ -37,22 +38,38 @@ TEST(DepthwiseConv, AgreesWithPyTorch) {
 
 TEST(DepthwiseConv, OfBf16OnTheCpuAgreesWithF32) {
   check_bf16_activations_on_the_cpu(depthwise_case({2, 5, 9, 3}, 7));
-  check_bf16_activations_on_the_cpu(depthwise_case({3, 8, 8, 40}, 7));
+  for (int64_t W = 1; W <= 8; ++W) {
+    check_bf16_activations_on_the_cpu(depthwise_case({3, W, W, 40}, 7));
+  }
   check_bf16_activations_on_the_cpu(depthwise_case({2, 6, 5, 16}, 3, false));
   check_bf16_activations_on_the_cpu(added_to_x(depthwise_case({2, 5, 6, 21}, 7)));
 }
 
-// A filter that is 1 in one place and 0 elsewhere moves the image; 0 comes in at the border.
+// A filter that is 1 in one place and 0 elsewhere moves the image; 0 comes in at the border. Widths
+// around a strip of the CPU's loops, of which each up to a strip has code of its own.
 TEST(DepthwiseConv, OneTapMovesTheImage) {
-  const OpCase op = depthwise_case({1, 4, 5, 1}, 3, false);
-  Values values = draw_values(op, 1);
-  values.parameters["weight"].assign(9, 0.0);
-  values.parameters["weight"][2] = 1;  // row 0, column 2: y(h, w) = x(h - 1, w + 1)
-  const Outcome outcome = run_op(op, Device::cpu, DType::f64, values);
-  for (size_t h = 0; h < 4; ++h) {
-    for (size_t w = 0; w < 5; ++w) {
-      const double expected = h > 0 && w < 4 ? values.inputs[0][(h - 1) * 5 + w + 1] : 0;
-      EXPECT_EQ(outcome.y[h * 5 + w], expected) << h << ", " << w;
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    for (const int64_t K : {3, 7}) {
+      for (int64_t W = 1; W <= 10; ++W) {
+        const int64_t H = 4, R = K / 2;
+        const OpCase op = depthwise_case({1, H, W, 1}, K, false);
+        Values values = draw_values(op, 1);
+        for (int64_t tap = 0; tap < K * K; ++tap) {
+          SCOPED_TRACE(testing::Message() << name_of(dtype) << " width " << W << " tap " << tap);
+          values.parameters["weight"].assign(size_t(K * K), 0.0);
+          values.parameters["weight"][size_t(tap)] = 1;
+          const Outcome outcome = run_op(op, Device::cpu, dtype, values);
+          for (int64_t h = 0; h < H; ++h) {
+            for (int64_t w = 0; w < W; ++w) {
+              const int64_t from_h = h + tap / K - R, from_w = w + tap % K - R;
+              const bool inside = from_h >= 0 && from_h < H && from_w >= 0 && from_w < W;
+              const double x = inside ? values.inputs[0][size_t(from_h * W + from_w)] : 0;
+              const double expected = dtype == DType::f32 ? double(float(x)) : x;
+              ASSERT_EQ(outcome.y[size_t(h * W + w)], expected) << h << ", " << w;
+            }
+          }
+        }
+      }
     }
   }
 }

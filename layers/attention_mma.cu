@@ -95,6 +95,10 @@ __global__ void __launch_bounds__(block_size, 2)
       l[r][i] = 1 / l[r][i];
     }
   }
+  if (keys <= 0) {  // q is on its way, even so
+    wait_for_copies<0>();
+    __syncthreads();
+  }
   write_rows<W>(y.head(at.b, at.h, D) + at.first * y.row, y.row, queries, D, false, shared + q_tile,
                 o, l, my);
 }

@@ -145,9 +145,12 @@ __global__ void __launch_bounds__(256, 2)
     depthwise_kernel(T* y, bool add, const T* x, const float* weight, bool turned,
                      const float* bias, int H, int W, int C, Tiling t) {
   constexpr int R = K / 2, N = owned<T>;
-  DYNAMIC_SHARED(T, tile);             // (tile_h + K - 1, spaced_stride)
-  constexpr int apart = chunk<T> + N;  // of two taps' filters, to be written to many banks at once
-  SHARED(float, filters, [K * K * apart]);
+  DYNAMIC_SHARED(T, tile);  // (tile_h + K - 1, spaced_stride)
+  // (K K, apart): of each tap the filters of a chunk, and one pack more, so that those of many taps
+  // can be written at once, each to a bank of its own.
+  using Filters = Pack<float, N>;
+  constexpr int apart = chunk<T> / N + 1;
+  SHARED(Filters, filters, [K * K * apart]);
   const int c0 = int(blockIdx.x % t.chunks) * chunk<T>;
   const int w0 = int(blockIdx.x / t.chunks % t.tiles_w) * t.tile_w;
   const int h0 = int(blockIdx.x / t.chunks / t.tiles_w % t.tiles_h) * t.tile_h;
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(256, 2)
   const int self = int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
   for (int k = self; k < chunk<T> * K * K; k += threads) {
     const int tap = k % (K * K), c = k / (K * K);
-    filters[(turned ? K * K - 1 - tap : tap) * apart + c] =
+    filters[(turned ? K * K - 1 - tap : tap) * apart + c / N].v[c % N] =
         c0 + c < C ? weight[c0 * K * K + k] : 0.0f;
   }
   wait_for_copies<0>();
@@ -184,7 +187,7 @@ __global__ void __launch_bounds__(256, 2)
     if (i == K) break;
 #pragma unroll
     for (int j = 0; j < K; ++j) {
-      const auto taps = load<N>(filters + (i * K + j) * apart + threadIdx.x * N);
+      const Filters taps = load<N>(filters[(i * K + j) * apart + int(threadIdx.x)].v);
 #pragma unroll
       for (int n = 0; n < N; ++n) of_row[j][n] = taps.v[n];
     }

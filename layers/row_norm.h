@@ -110,9 +110,9 @@ __device__ inline void over_warps(RowMoments (&own)[R], RowMoments (&exchange)[R
 inline int64_t many_rows() { return 240 * multiprocessors(); }
 
 template <bool adds, int R, int N>
-constexpr int blocks_of_forward = R > 1           ? 3
-                                  : adds || N > 2 ? 4
-                                                  : 5;  // on an SM
+constexpr int blocks_of_forward = R > 1 || (adds && N > 2) ? 3
+                                  : adds || N > 2          ? 4
+                                                           : 5;  // on an SM
 
 template <bool centered, bool adds, int R, int V, int N, class T>
 __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
@@ -131,25 +131,42 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
   const int last = max(0, min(32 * V, C - (N - 1) * apart - warp_of_row * 32 * V));
   const auto in_row = [&](int n) { return n < N - 1 || lane * V < last; };
   const auto at = [&](int k, int n) { return start + k * C + n * apart; };
-  // Converted once; two rows fit into the registers only as they are.
-  Pack<std::conditional_t<R == 1, float, T>, V> held[R][N];
+  const auto exists = [&](int k, int n) { return r0 + k < rows && in_row(n); };
+  // All is asked for before anything is written: the compiler must take it that x and f may lie
+  // where the sums go.
+  Pack<T, V> in[R][N], f[adds ? R : 1][adds ? N : 1];
 #pragma unroll
   for (int k = 0; k < R; ++k) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const bool exists = r0 + k < rows && in_row(n);
-      Pack<T, V> in = load_if<V>(exists, x + at(k, n));
-      if (adds) {
-        const Pack<T, V> more = load_if<V>(exists, branch.f + at(k, n));
-        const float scale = exists ? branch.scale_of(r0 + k) : 0.0f;
+      in[k][n] = load_if<V>(exists(k, n), x + at(k, n));
+      if constexpr (adds) f[k][n] = load_if<V>(exists(k, n), branch.f + at(k, n));
+    }
+  }
+  if constexpr (adds) {
+#pragma unroll
+    for (int k = 0; k < R; ++k) {
+      const float scale = r0 + k < rows ? branch.scale_of(r0 + k) : 0.0f;
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          in.v[i] = T(float(in.v[i]) + (scale != 0 ? scale * float(more.v[i]) : 0.0f));
+          const float more = scale != 0 ? scale * float(f[k][n].v[i]) : 0.0f;
+          in[k][n].v[i] = T(float(in[k][n].v[i]) + more);
         }
-        if (exists) store<V>(branch.sum + at(k, n), in);
+        if (exists(k, n)) store<V>(branch.sum + at(k, n), in[k][n]);
       }
+    }
+  }
+  // Converted once; as they are where registers are few: two rows, or four packs of x and of f.
+  constexpr bool converts = R == 1 && !(adds && N > 3);
+  Pack<std::conditional_t<converts, float, T>, V> held[R][N];
 #pragma unroll
-      for (int i = 0; i < V; ++i) held[k][n].v[i] = in.v[i];
+  for (int k = 0; k < R; ++k) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) held[k][n].v[i] = in[k][n].v[i];
     }
   }
   RowMoments own[R];  // of the warp

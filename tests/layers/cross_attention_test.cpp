@@ -149,6 +149,26 @@ TEST(CrossAttention, PaddingIsNotRead) {
   expect_close(run_op(op, kernel_device, DType::f32, values).y, before.y, 2e-6, "kernels");
 }
 
+// A kernel can't refuse a text of no words. It gives NaN, for that text alone; by every way that
+// there is: f32, and in bf16 tiles by warps and by warpgroups.
+TEST(CrossAttentionKernels, ATextOfNoWordsIsNaN) {
+  SKIP_WITHOUT_KERNELS();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t D : {24, 64, 128}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << " width " << D);
+      const Size s{9, 33, 2, 1, D, {0, 20}};
+      const Size whole{9, 33, 2, 1, D, {33, 20}};
+      const Values values = draw_values(cross_case(s), 5, dtype == DType::bf16);
+      const std::vector<double> y = run_op(cross_case(s), kernel_device, dtype, values).y;
+      const std::vector<double> expected =
+          run_op(cross_case(whole), kernel_device, dtype, values).y;
+      const size_t half = y.size() / 2;
+      for (size_t i = 0; i < half; ++i) ASSERT_TRUE(std::isnan(y[i])) << i << " is " << y[i];
+      for (size_t i = half; i < y.size(); ++i) ASSERT_EQ(y[i], expected[i]) << i;
+    }
+  }
+}
+
 void expect_error(const std::function<void(Tape&)>& call, const std::string& words) {
   Tape tape(Device::cpu, DType::f32);
   try {

@@ -340,7 +340,9 @@ void* Arena::allocate(size_t bytes) {
   const size_t gap = sanitized ? alignment : 0;  // out of bounds, for AddressSanitizer
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment + gap;
   if (chunks_.empty() || at_ + rounded > chunks_.back().bytes()) {
-    const size_t chunk = std::max({rounded, capacity_, size_t(1) << 20});
+    // A first step takes an eighth more than it needs, at most: on a GPU what all later ones fit
+    // into must be enough for it.
+    const size_t chunk = std::max({rounded, capacity_ / 8, size_t(1) << 20});
     chunks_.emplace_back(device_, chunk);
     poison(chunks_.back().data(), chunk);
     capacity_ += chunk;

@@ -45,6 +45,7 @@ unsigned* Tape::zeros(int64_t count) {
   if (bytes > zeros_.bytes()) {
     synchronize(device_);  // nobody may be counting there any more
     zeros_ = Buffer(device_, std::max(bytes, size_t(1) << 16));
+    ++zeros_generation_;
     fill_zero(device_, zeros_.data(), zeros_.bytes());
   }
   return static_cast<unsigned*>(zeros_.data());

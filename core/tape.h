@@ -95,6 +95,8 @@ class Tape {
 
   const Arena& arena() const { return arena_; }
   Arena& arena() { return arena_; }
+  // Changes whenever memory that was handed out may not be there any more.
+  int64_t generation() const { return arena_.generation() + zeros_generation_; }
 
  private:
   struct Entry {
@@ -116,6 +118,7 @@ class Tape {
   const uint64_t* later_ = nullptr;
   Arena arena_;
   Buffer zeros_;
+  int64_t zeros_generation_ = 0;
   std::vector<Entry> entries_;
   std::vector<std::pair<size_t, void*>> free_gradients_;   // bytes, place
   std::vector<std::unique_ptr<std::byte[]>> host_blocks_;  // closures and Gradients live here

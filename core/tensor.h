@@ -27,7 +27,10 @@ class Shape {
   }
   int64_t size() const {
     int64_t n = 1;
-    for (int i = 0; i < rank_; ++i) n *= dims_[i];
+    for (int i = 0; i < rank_; ++i) {
+      require(!__builtin_mul_overflow(n, dims_[i], &n), "a tensor of shape ", text(),
+              " has more elements than 64 bits can count");
+    }
     return n;
   }
   bool operator==(const Shape& other) const {

@@ -34,9 +34,9 @@ void TrainingStep::run(int64_t step, const StepWork& work, const std::function<v
   Kind* const kind = kind_of_step();
   if (kind && repeat(*kind, step, work, update)) return;
   tape_.begin(0);  // joins the arena's memory
-  const int64_t generation = tape_.arena().generation();
+  const int64_t generation = tape_.generation();
   compute(step, work, update);
-  if (kind) kind->settled = generation == tape_.arena().generation() ? generation : -1;
+  if (kind) kind->settled = generation == tape_.generation() ? generation : -1;
 }
 
 // All parts, before anything is computed: a graph has the whole step.
@@ -78,7 +78,7 @@ TrainingStep::Kind* TrainingStep::kind_of_step() {
 // Launches the graph of such a step, recorded now if need be. False if it has to be computed.
 bool TrainingStep::repeat(Kind& kind, int64_t step, const StepWork& work,
                           const std::function<void()>& update) {
-  if (kind.settled != tape_.arena().generation()) {
+  if (kind.settled != tape_.generation()) {
     kind.graph = {};
     return false;
   }

@@ -274,9 +274,12 @@ TEST(Tape, CountsForKernelsAreZeroAndOutliveAStep) {
   EXPECT_EQ(std::vector<unsigned>(few, few + 10), std::vector<unsigned>(10, 0));
   tape.begin(1);
   tape.empty({1000});
+  const int64_t generation = tape.generation();
   EXPECT_EQ(tape.zeros(7), few);
+  EXPECT_EQ(tape.generation(), generation);
   const unsigned* const many = tape.zeros(100000);
   EXPECT_EQ(std::count(many, many + 100000, 0u), 100000);
+  EXPECT_NE(tape.generation(), generation) << "they are somewhere else";
 }
 
 TEST(Arena, AllocatesInTheFirstStepOnlyAndRepeatsItsAddresses) {
@@ -301,6 +304,20 @@ TEST(Arena, AllocatesInTheFirstStepOnlyAndRepeatsItsAddresses) {
     tape.empty({10});
     EXPECT_EQ(step_of_training(tape, 6), second);
     EXPECT_EQ(tape.arena().capacity(), capacity);
+  }
+}
+
+TEST(Shape, RefusesMoreElementsThanItCanCount) {
+  EXPECT_EQ((Shape{int64_t(1) << 31, int64_t(1) << 31}.size()), int64_t(1) << 62);
+  EXPECT_THROW((Shape{int64_t(1) << 32, int64_t(1) << 32}.size()), Error);
+}
+
+// What fits into memory in all later steps has to fit in the first.
+TEST(Arena, AFirstStepTakesLittleMoreThanItNeeds) {
+  Arena arena(Device::cpu);
+  for (int i = 0; i < 5000; ++i) {
+    arena.allocate(30000);
+    ASSERT_LE(arena.capacity(), arena.used() + arena.used() / 4 + (size_t(2) << 20)) << i;
   }
 }
 

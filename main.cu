@@ -1,10 +1,32 @@
 // The command line of dyt, and nothing else: the commands are in commands/.
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdio>
 #include <iostream>
 
 #include "commands/commands.h"
 
 namespace dyt {
 namespace {
+
+// An empty value is a shell's variable that isn't set: never "not given". But a prompt may be one.
+void refuse_empty_values(CLI::App& command) {
+  const auto problem = [](std::string& text) { return text.empty() ? "its value is empty" : ""; };
+  for (CLI::Option* option : command.get_options()) {
+    const bool takes_value = option->get_items_expected_max() > 0;
+    if (takes_value && option->get_name() != "--prompt") {
+      option->check(CLI::Validator(problem, ""));
+    }
+  }
+}
+
+// As many threads as there will be: loops, and oneDNN, divide their work by omp_get_max_threads().
+// OMP_DYNAMIC and OMP_THREAD_LIMIT could make them fewer.
+void settle_threads() {
+  omp_set_dynamic(0);
+  omp_set_num_threads(std::min(omp_get_max_threads(), omp_get_thread_limit()));
+}
 
 int command_line(int argc, char** argv) {
   CLI::App app{"dyt: Transformers with and without normalization, from scratch"};
@@ -20,6 +42,8 @@ int command_line(int argc, char** argv) {
   add_bench(app);
   add_forward(app);
   add_backward(app);
+
+  for (CLI::App* command : app.get_subcommands(nullptr)) refuse_empty_values(*command);
 
   const auto is_named = [&](const CLI::App* a) { return argc > 1 && a->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {
@@ -44,7 +68,14 @@ int command_line(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return dyt::command_line(argc, argv);
+    dyt::settle_threads();
+    const int status = dyt::command_line(argc, argv);
+    std::cout.flush();
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) {
+      std::cerr << "dyt: not all could be written to standard output\n";
+      return std::max(status, 1);
+    }
+    return status;
   } catch (const std::exception& e) {
     std::cerr << "dyt: " << e.what() << "\n";
     return 1;

@@ -3,7 +3,10 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
+
+#include "core/error.h"
 
 namespace dyt {
 
@@ -28,6 +31,15 @@ inline CLI::Validator between(double low, double high) {
         return value >= low && value <= high ? "" : text + " is not a " + range;
       },
       range);
+}
+
+// Error if two options or arguments name the same file, of which at least one is to be written.
+// Empty ones weren't given.
+inline void require_two_files(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  const bool given = !a.empty() && !b.empty();
+  require(!given || (a != b && !std::filesystem::equivalent(a, b, ignored)), a,
+          " can't be two files at once, of which one would be written over the other");
 }
 
 // --device auto | cpu | cuda | emulated

@@ -20,6 +20,7 @@ void add_export(CLI::App& app) {
   to->add_option("WEIGHTS", c->to, "the safetensors file to write")->required();
   to->add_flag("--ema", c->average, "the averaged weights");
   to->callback([c] {
+    require_two_files(c->from, c->to);
     const SavedModel saved = load_saved_model(c->from, c->average, Device::cpu);
     TensorFile file;
     file.metadata = saved.metadata;

@@ -28,6 +28,12 @@ void look(WindowCommand& command) {
   options.weights = command.weights;
   options.prefix = command.averaged ? "ema." : "";
   require(!command.averaged || !command.weights.empty(), "--ema needs a checkpoint: --init FILE");
+  for (const std::string& other : {command.save, command.input, command.weights}) {
+    require_two_files(command.output, other);
+  }
+  for (const std::string& other : {command.input, command.weights}) {
+    require_two_files(command.save, other);
+  }
   require_writable(command.output);
   if (!command.save.empty()) require_writable(command.save);
   TensorFile weights;
@@ -56,6 +62,7 @@ void add_window(CLI::App& app, const char* name, const char* help, bool backward
   window->add_option("--init", c.weights, "safetensors of timm, Hugging Face or dyt train");
   window->add_flag("--ema", c.averaged, "the averaged weights of a checkpoint");
   window->add_option("--seed", c.options.seed, "of the weights, without --init")
+      ->check(CLI::NonNegativeNumber.description(""))
       ->capture_default_str();
   window->add_option("--save-weights", c.save, "safetensors of the weights that were used");
   add_device_option(*window, c.device);

@@ -31,7 +31,7 @@ Series series(const char* name, std::span<const Evaluation> curve, int color, Va
 }  // namespace
 
 void MetricsLog::operator()(std::span<const Evaluation> curve) {
-  if (curve.size() == written_) return;
+  if (written_ == curve.size()) return;
   written_ = curve.size();
   std::string text;
   for (const Evaluation& e : curve) text += line_of(e) + "\n";
@@ -42,6 +42,10 @@ std::vector<std::filesystem::path> write_curves(std::span<const Evaluation> curv
                                                 const std::string& title,
                                                 const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> written;
+  for (const char* name : {"loss.svg", "accuracy.svg"}) {  // an earlier run's
+    std::error_code ignored;
+    std::filesystem::remove(folder / name, ignored);
+  }
   if (curve.empty()) return written;
   Plot loss{.name = "loss",
             .title = title,

@@ -45,9 +45,10 @@ const Words& words_of(const std::string& field) {
   fail("no words for the option ", field);
 }
 
-bool is_positive(const std::string& text) {  // as a float
-  const float number = std::strtof(text.c_str(), nullptr);
-  return std::isnormal(number) && number > 0;
+bool is_positive(const std::string& text) {  // as a float, and nothing else
+  char* end = nullptr;
+  const float number = std::strtof(text.c_str(), &end);
+  return *end == '\0' && std::isnormal(number) && number > 0;
 }
 CLI::Validator positive() {
   return {

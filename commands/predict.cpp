@@ -8,6 +8,7 @@
 
 #include "commands/commands.h"
 #include "commands/saved_model.h"
+#include "core/json.h"
 #include "datasets/folder.h"
 
 namespace dyt {
@@ -31,7 +32,7 @@ Trained trained_on(const SavedModel& saved, const std::string& file) {
   require(text != saved.metadata.end(), file, " doesn't say what its classes are called");
   Trained data;
   try {
-    const auto json = nlohmann::json::parse(text->second);
+    const auto json = parse_json(text->second);
     json.at("classes").get_to(data.classes);
     json.at("mean").get_to(data.mean);
     json.at("std").get_to(data.std);
@@ -40,6 +41,12 @@ Trained trained_on(const SavedModel& saved, const std::string& file) {
   }
   require(int(data.classes.size()) == saved.model->classes(), file, " names ", data.classes.size(),
           " classes for a model of ", saved.model->classes());
+  for (const float std : data.std) {
+    require(std > 0, file, ": its images' standard deviation is ", std);
+  }
+  const int channels = saved.model->channels();
+  require(channels == 1 || channels == 3, file, " is for images of ", channels,
+          " channels, which no file has");
   return data;
 }
 

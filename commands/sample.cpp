@@ -75,7 +75,9 @@ void add_sample(CLI::App& app) {
   to->add_option("--top-k", c->options.top_k, "choose among the k likeliest only; 0: among all")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
-  to->add_option("--seed", c->options.seed, "of the choices")->capture_default_str();
+  to->add_option("--seed", c->options.seed, "of the choices")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->capture_default_str();
   to->add_flag("--ema", c->average, "with the averaged weights");
   to->add_flag("--no-cache", c->no_cache, "read everything again for every token");
   add_device_option(*to, c->device);

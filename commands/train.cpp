@@ -194,10 +194,6 @@ class Run {
       if (averages && images) std::printf(" %8.2f %%", 100 * e.average_accuracy);
       std::printf("\n");
     }
-    if (result.diverged()) {
-      std::printf("diverged at step %lld: the loss was not finite or above %g\n",
-                  static_cast<long long>(result.diverged_at), options.diverged_above);
-    }
     std::printf("%.1f s, %.0f %s/s with evaluation, %.1f MiB of activations and gradients",
                 result.seconds, double(result.samples) / result.seconds,
                 model_.language() ? "tokens" : "images", double(result.arena_bytes) / (1 << 20));
@@ -212,10 +208,15 @@ class Run {
     if (!options.checkpoint.save.empty() && !result.diverged()) {
       std::printf("Saved: %s\n", options.checkpoint.save.c_str());
     }
-    if (!command_.plot) return;
-    for (const auto& path : write_curves(result.curve, title, command_.out)) {
-      std::printf("Written: %s\n", path.c_str());
+    if (command_.plot) {
+      for (const auto& path : write_curves(result.curve, title, command_.out)) {
+        std::printf("Written: %s\n", path.c_str());
+      }
     }
+    std::fflush(stdout);
+    require(!result.diverged(), "diverged at step ", result.diverged_at,
+            ": the loss was not finite or above ", options.diverged_above,
+            options.checkpoint.save.empty() ? "" : "; a file that --save named is from before");
   }
 
   const TrainCommand& command_;
@@ -324,8 +325,8 @@ void train_on_text(TrainCommand& c) {
   TrainOptions o = language_defaults();
   const int64_t default_steps = o.steps, default_warmup = o.warmup;
   apply(c, o);
-  const int64_t batches =
-      std::max<int64_t>(1, int64_t(text.train.size()) / (o.batch * model.config().context));
+  const int64_t batches = std::max<int64_t>(
+      1, int64_t(text.train.size()) / (int64_t(o.batch) * model.config().context));
   const double epochs = c.epochs.value_or(double(default_steps) / double(batches));
   set_length(c, epochs, double(default_warmup) / double(batches), batches, o);
   if (c.evaluate_every == 0) o.evaluate_every = std::max<int64_t>(1, o.steps / 10);
@@ -362,13 +363,15 @@ void add_options(CLI::App& app, TrainCommand& c) {
   app.add_option("--recipe", c.recipe, "augmentation and more (default: cifar; of digits: plain)")
       ->check(CLI::IsMember({"paper", "cifar", "plain"}));
   CLI::Option* const epochs =
-      number("--epochs", c.epochs, 1e-6, 1e6, "passes over the train split (default 5)");
-  count("--steps", c.steps, "updates, instead of --epochs")->excludes(epochs);
+      number("--epochs", c.epochs, 1e-6, 1e6,
+             "passes over the train split (default 5, of recipe paper 300)");
+  count("--steps", c.steps, "updates, instead of --epochs (text: default 1000)")->excludes(epochs);
   count("--batch", c.batch, "images (default 100) or windows of text (32) per update");
   count("--accumulate", c.accumulate, "parts that a batch is computed in, to save memory");
   app.add_option("--optimizer", c.optimizer, "adamw (default), or sgd: with momentum")
       ->check(CLI::IsMember({"adamw", "sgd"}));
-  number("--lr", c.lr, 1e-12, 1e3, "peak learning rate (default: by model; sgd: 0.1)");
+  number("--lr", c.lr, 1e-12, 1e3,
+         "peak learning rate (default: by model; sgd: 0.1; recipe paper: 4e-3 for 4,096 images)");
   number(
       "--warmup-epochs", c.warmup_epochs, 0, 1e6,
       "linear warm-up (default: 0.5, of recipe paper 20, text: 100 steps; at most a fifth of the\n"

@@ -131,15 +131,16 @@ Plot over_depth(const std::vector<RunRecord>& runs) {
   return plot;
 }
 
-// Three sites of the first seed's run: alpha solid, 1/std dashed.
+// Three sites of a run: alpha solid, 1/std dashed.
 Plot during_training(const RunRecord& run, const std::vector<std::string>& sites,
                      const TrainOptions& train) {
   Plot plot{.name = "training",
-            .title = "During training: alpha and 1/std of three layers",
+            .title = "During training: alpha and 1/std of three layers (seed " +
+                     std::to_string(run.seed) + ")",
             .x_label = "training step (batches of " + std::to_string(train.batch) + ")",
             .y_label = "alpha, and 1/std of its input",
             .log_y = true,
-            .caption = "The first seed. Solid: alpha. Dashed: 1/std of the same layer's input."};
+            .caption = "Solid: alpha. Dashed: 1/std of the same layer's input."};
   int color = 0;
   for (const std::string& site : sites) {
     for (const std::string name : {"alpha", "1/std"}) {
@@ -202,7 +203,7 @@ Plot correlation_during_training(const std::vector<RunRecord>& runs, const Train
 }
 
 Table table_of(const RunRecord& run) {
-  Table table{.title = "The layers of the first seed's run",
+  Table table{.title = "The layers of the run of seed " + std::to_string(run.seed),
               .header = {"DyT", "alpha", "1/std", "lowest alpha", "r over training"},
               .note =
                   "r over training: the correlation of this layer's alpha and 1/std over the "
@@ -246,13 +247,18 @@ Report run_09_alpha_follows_std(const Options& options) {
   report.paper = "strong correlation in ViT and ConvNeXt (Figure 8; no number is given)";
   report.ours = r.empty() ? "all runs diverged" : "r = " + plus_minus(r, 3) + " over the layers";
   report.plots = {scatter(runs)};
-  const std::vector<std::string> sites = sites_of(runs.front());
-  report.plots.push_back(during_training(
-      runs.front(), {sites.front(), sites[sites.size() / 2], sites[sites.size() - 2]},
-      setting.train));
+  const auto learned =
+      std::find_if(runs.begin(), runs.end(), [](const RunRecord& run) { return !run.diverged(); });
+  const RunRecord& shown = learned == runs.end() ? runs.front() : *learned;
+  const std::vector<std::string> sites = sites_of(shown);
+  if (sites.size() > 2) {
+    report.plots.push_back(during_training(
+        shown, {sites.front(), sites[sites.size() / 2], sites[sites.size() - 2]}, setting.train));
+  }
   report.plots.push_back(correlation_during_training(runs, setting.train));
   report.plots.push_back(over_depth(runs));
-  report.tables = {correlations, table_of(runs.front())};
+  report.tables = {correlations};
+  if (!shown.diverged()) report.tables.push_back(table_of(shown));
   report.notes = {
       "The paper's alphas had 300 epochs to find their place. In a short run the activations grow "
       "quickly with the first large steps, and alpha, which starts at 0.5 everywhere, has little "

@@ -99,7 +99,9 @@ Verdict judge(const Results& r) {
 
 // The first look at which an arm's mean validation loss was down to `loss`.
 std::optional<int64_t> steps_to(const Results& r, const std::string& arm, double loss) {
-  const Plot plot = plot_of_curves(curves_of(r.runs), "val loss");
+  const std::vector<CurvePoint> curves = curves_of(r.runs);
+  if (!has_metric(curves, "val loss")) return std::nullopt;  // all diverged
+  const Plot plot = plot_of_curves(curves, "val loss");
   for (const Series& series : plot.series) {
     if (series.name != arm) continue;
     for (size_t i = 0; i < series.x.size(); ++i) {

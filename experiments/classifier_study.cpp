@@ -131,8 +131,7 @@ std::vector<Plot> plots_of_training(const std::vector<RunRecord>& runs, const Tr
   std::vector<Plot> plots;
   const auto add = [&](const char* metric, const char* name, const std::string& title,
                        const char* y_label, const char* caption) {
-    const auto is_metric = [&](const CurvePoint& p) { return p.metric == metric; };
-    if (std::none_of(curves.begin(), curves.end(), is_metric)) return;  // all runs diverged
+    if (!has_metric(curves, metric)) return;  // all runs diverged
     Plot& plot = plots.emplace_back(plot_of_curves(curves, metric));
     plot.name = name, plot.title = title, plot.y_label = y_label, plot.caption = caption;
     plot.x_label = "training step (batches of " + std::to_string(train.batch) + ")";

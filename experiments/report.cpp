@@ -128,12 +128,17 @@ fs::path write_report(const Report& report, const fs::path& out) {
   bool skipped = false;
   for (const Plot& plot : report.plots) {
     const fs::path path = folder / (plot.name + ".svg");
-    const std::optional<std::string> svg = render_svg(plot);
+    std::optional<std::string> svg;
+    try {
+      svg = render_svg(plot);
+      skipped = skipped || !svg;
+    } catch (const Error& error) {  // a report without its plots is better than none
+      std::cerr << "dyt: no plot " << plot.name << ": " << error.what() << std::endl;
+    }
     if (svg)
       write_file(path, *svg);
     else
       fs::remove(path, ignored);  // of an earlier run: it would not show this one
-    skipped = skipped || !svg;
     svgs.push_back(svg.value_or(""));
   }
   if (skipped) std::cerr << no_gnuplot_message << std::endl;
@@ -197,6 +202,11 @@ std::string to_csv(const std::vector<CurvePoint>& curves) {
 
 // ---------------------------------------------------------------------------------- building
 // blocks
+
+bool has_metric(const std::vector<CurvePoint>& curves, const std::string& metric) {
+  return std::any_of(curves.begin(), curves.end(),
+                     [&](const CurvePoint& p) { return p.metric == metric; });
+}
 
 Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& metric) {
   std::vector<std::string> arms;

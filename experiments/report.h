@@ -97,9 +97,10 @@ std::filesystem::path write_joined_report(const std::filesystem::path& dir);
 
 // --------------------------------------------------------------------------------- building blocks
 
+bool has_metric(const std::vector<CurvePoint>& curves, const std::string& metric);
 // Mean over the seeds of one metric against the step, a line per arm in order of appearance; the
 // band reaches from the lowest seed to the highest. Name, title, labels are for the caller to fill
-// in.
+// in. Error if there is no such metric.
 Plot plot_of_curves(const std::vector<CurvePoint>& curves, const std::string& metric);
 
 std::string two_digits(int number);  // "03", as folders and headings have it

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "experiments/report.h"
 
 namespace dyt {
@@ -63,7 +64,7 @@ std::string to_json(const Report& report) {
 }
 
 Report report_from_json(const std::string& text) try {
-  const Json json = Json::parse(text);
+  const Json json = parse_json<Json>(text);
   require(json.at("format") == format_version, "its format is ", json.at("format").dump(),
           ", and this program reads ", format_version);
   Report report;

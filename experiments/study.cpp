@@ -49,11 +49,13 @@ fs::path record_path(const Study& study, const StudyArm& arm, int64_t seed,
          (name + "-seed" + std::to_string(seed) + "-" + hash_of(settings) + ".json");
 }
 
-std::optional<RunRecord> read_record(const fs::path& path, const std::string& settings) {
+std::optional<RunRecord> read_record(const fs::path& path, const std::string& settings,
+                                     const std::string& arm, int64_t seed) {
   if (!fs::exists(path)) return std::nullopt;
   try {
     std::string its_settings;
     RunRecord run = run_from_json(read_file(path), its_settings);
+    require(run.arm == arm && run.seed == seed, "it is of ", run.arm, ", seed ", run.seed);
     if (its_settings == settings) return run;
   } catch (const Error& error) {
     std::cerr << "dyt: warning: " << path.string() << " is not a record of a run (" << error.what()
@@ -134,7 +136,8 @@ std::vector<RunRecord> run_study(const Study& study, const std::vector<StudyArm>
     for (size_t i = 0; i < arms.size(); ++i) {
       const std::string settings = settings_of_run(study, arms[i], seed);
       const fs::path path = record_path(study, arms[i], seed, settings);
-      if (std::optional<RunRecord> finished; keeps && (finished = read_record(path, settings))) {
+      if (std::optional<RunRecord> finished;
+          keeps && (finished = read_record(path, settings, arms[i].name, seed))) {
         runs.push_back(std::move(*finished));
         progress.read_back(arms[i].work);
         continue;
@@ -199,6 +202,8 @@ std::optional<Series> mean_of_lists(const std::vector<RunRecord>& runs, const st
     if (run->diverged() || run->list(list).empty()) continue;
     const std::vector<double>& values = run->list(list);
     if (s.x.empty()) s.y.assign(values.size(), 0), s.low = s.high = values;
+    require(values.size() == s.y.size(), "the runs of ", arm, " have lists \"", list, "\" of ",
+            s.y.size(), " and of ", values.size(), " numbers");
     s.x.clear(), ++count;
     for (size_t i = 0; i < values.size(); ++i) {
       s.x.push_back(double(i + 1)), s.y[i] += values[i];

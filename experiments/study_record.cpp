@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "experiments/study.h"
 
 namespace dyt {
@@ -52,7 +53,7 @@ std::string to_json(const RunRecord& run, const std::string& settings) {
 }
 
 RunRecord run_from_json(const std::string& text, std::string& settings) try {
-  const Json json = Json::parse(text);
+  const Json json = parse_json<Json>(text);
   require(json.at("format") == format_version, "its format is ", json.at("format").dump(),
           ", and this program reads ", format_version);
   RunRecord run;

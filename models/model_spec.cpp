@@ -5,6 +5,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
+
 namespace dyt {
 namespace {
 
@@ -76,7 +78,12 @@ std::string to_json(const ModelSpec& spec) {
 }
 
 ModelSpec model_spec_from_json(const std::string& text) {
-  json object = json::parse(text, nullptr, false);
+  json object;
+  try {
+    object = parse_json(text);
+  } catch (const json::exception&) {
+    object = nullptr;
+  }
   require(object.is_object(), "a model is described by a JSON object such as ",
           R"({"preset": "vit_micro", "width": 96}, not by )", text.substr(0, 120));
   require(object.contains("preset"),

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
+
 namespace dyt {
 namespace {
 
@@ -104,7 +106,7 @@ std::string written(const std::map<std::string, std::string>& run) {
   return json(run).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 std::map<std::string, std::string> read_run(const std::string& text) {
-  return json::parse(text).get<std::map<std::string, std::string>>();
+  return parse_json(text).get<std::map<std::string, std::string>>();
 }
 
 // "batch is 100 here and 64 there", of everything that differs.
@@ -165,7 +167,7 @@ TrainingState load_checkpoint(const CheckpointOptions& options, const Trained& t
   std::map<std::string, std::string> run;
   try {
     run = read_run(text(run_key));
-    state = state_from(json::parse(text(state_key)));
+    state = state_from(parse_json(text(state_key)));
   } catch (const json::exception& e) {
     fail(file.source, ": its metadata can't be read: ", e.what());
   }

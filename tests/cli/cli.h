@@ -42,10 +42,12 @@ class Cli : public testing::Test {
   void TearDown() override {
     if (!folder_.empty()) fs::remove_all(folder_);
   }
-  // Runs `dyt arguments` in the test's own empty folder.
-  Ran dyt(const std::string& arguments) {
-    const std::string command = "cd " + folder_.string() + " && '" + binary_.string() + "' " +
-                                arguments + " > stdout.txt 2> stderr.txt < /dev/null";
+  // Runs `dyt arguments` in the test's own empty folder, where `environment`, such as "A=1 B=2",
+  // holds for it.
+  Ran dyt(const std::string& arguments, const std::string& environment = "") {
+    const std::string command = "cd " + folder_.string() + " && " + environment + " '" +
+                                binary_.string() + "' " + arguments +
+                                " > stdout.txt 2> stderr.txt < /dev/null";
     const int status = std::system(command.c_str());
     Ran ran{WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(folder_ / "stdout.txt"),
             slurp(folder_ / "stderr.txt")};

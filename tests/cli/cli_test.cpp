@@ -44,6 +44,25 @@ TEST_F(Cli, RefusesBadUsageWithStatus2) {
   expect_refusal("train vit --batch -5", 2, "--batch");
   expect_refusal("train vit --lr abc", 2, "abc");
   expect_refusal("train vit --alpha0 -1", 2, "--alpha0");
+  expect_refusal("train vit --alpha0 1,5", 2, "1,5");  // where commas are decimal points
+  expect_refusal("sample x.st --seed -1", 2, "--seed");
+}
+
+// As of a shell's variable that isn't set: not as if the option weren't there.
+TEST_F(Cli, RefusesEmptyValues) {
+  for (const char* option : {"--save", "--resume", "--out", "--data", "--init", "--lr"}) {
+    expect_refusal(std::string("train vit ") + option + " ''", 2, option);
+  }
+  expect_refusal("sample x.st --temperature ''", 2, "--temperature");
+  expect_refusal("run 03 --out ''", 2, "--out");
+  expect_refusal("export '' x.st", 2, "empty");
+  expect_refusal("sample x.st --prompt ''", 1, "x.st");  // this one may be empty
+}
+
+TEST_F(Cli, TellsThatStandardOutputIsFull) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const std::string command = "'" + binary_.string() + "' list > /dev/full 2> /dev/null";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
 }
 
 TEST_F(Cli, RefusesWhatIsNotThereWithStatus1) {

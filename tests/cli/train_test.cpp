@@ -281,6 +281,31 @@ TEST_F(TrainCli, ThePapersRecipeDoesNotClip) {
   EXPECT_EQ(clip("--recipe plain"), "1");
 }
 
+// Loops and oneDNN divide their work by the threads that they were told of.
+TEST_F(TrainCli, FewerThreadsThanAskedForGiveTheSameNumbers) {
+  const std::string gpt = small_gpt;
+  expect_fine(gpt + "--device cpu --precision f32 --save plain.st");
+  for (const char* settings : {"OMP_THREAD_LIMIT=1", "OMP_NUM_THREADS=4 OMP_THREAD_LIMIT=2",
+                               "OMP_NUM_THREADS=4 OMP_DYNAMIC=true"}) {
+    const Ran ran = dyt(gpt + "--device cpu --precision f32 --save limited.st", settings);
+    EXPECT_EQ(ran.status, 0) << ran.error;
+    expect_same_checkpoint(folder_ / "plain.st", folder_ / "limited.st");
+  }
+}
+
+// Whoever goes on after it, a person or a script, has to notice.
+TEST_F(TrainCli, ADivergedRunFailsAndLeavesNoMetricsOfAnother) {
+  const std::string gpt = std::string(small_gpt) + "--out out --plot --save a.st ";
+  expect_fine(gpt);
+  EXPECT_NE(slurp(folder_ / "out/metrics.jsonl"), "");
+  const Ran ran = dyt(gpt + "--lr 1000 --clip 0");
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.error.find("diverged at step"), std::string::npos) << ran.error;
+  EXPECT_NE(ran.error.find("--save"), std::string::npos) << ran.error;
+  EXPECT_EQ(slurp(folder_ / "out/metrics.jsonl"), "");
+  EXPECT_FALSE(fs::exists(folder_ / "out/loss.svg"));
+}
+
 TEST_F(TrainCli, TakesNamesThatAreNoUtf8) {
   std::ofstream(folder_ / "caf\xe9.txt") << std::string(4000, 'a');
   const std::string gpt =
@@ -335,6 +360,16 @@ TEST_F(TrainCli, RefusesOptionsThatWouldDoNothing) {
   kept_ = {"bert.st"};
   expect_refusal("sample bert.st --no-cache", 1, "sees the whole text");
   expect_refusal("sample bert.st --tokens 72,73 --prompt x", 2, "--tokens");
+  expect_refusal("export bert.st ./bert.st", 1, "two files at once");
+}
+
+TEST_F(TrainCli, RefusesADeepTree) {
+  expect_fine(std::string(small_gpt) + "--save gpt.st");
+  TensorFile file = read_safetensors(folder_ / "gpt.st");
+  file.metadata["dyt.model"] = std::string(1000000, '[') + std::string(1000000, ']');
+  write_safetensors(folder_ / "deep.st", file);
+  kept_ = {"gpt.st", "deep.st"};
+  expect_refusal("sample deep.st", 1, "nested too deeply");
 }
 
 TEST_F(TrainCli, RefusesWhatCannotBe) {

@@ -69,6 +69,8 @@ TEST_F(CliWindow, RefusesWhatItCannotComputeWithStatus1) {
   expect_refusal("forward vit --image-size 16 --norm dyt --width 64 --depth 2 --heads 2 " + files_,
                  1, "weights has other shapes: pos_embed is [1, 16, 32] instead of [1, 16, 64]");
   expect_refusal("backward " + tiny_ + files_ + "--classes 5 ", 1, "head.weight is [10, 32]");
+  expect_refusal("forward " + tiny_ + "--input input --output ./input", 1, "two files at once");
+  expect_refusal("forward " + tiny_ + files + "--save-weights out", 1, "two files at once");
 }
 
 // What a crash, a bad disk or a forger leaves.

@@ -182,6 +182,30 @@ TEST(Study, ARecordOfOtherSettingsIsNotTaken) {
   EXPECT_EQ(again.done, 1);
 }
 
+TEST(Study, ARecordOfAnotherRunIsNotTaken) {
+  const TemporaryFolder folder;
+  FakeRuns first, again;
+  run_study(study_in(folder), two_arms, 1, first.body());
+  std::string settings;
+  for (const fs::path& path : records(folder)) {
+    RunRecord run = run_from_json(read_file(path), settings);
+    run.arm == "LN" ? run.seed = 7 : run.arm[0] = '?';
+    write_file(path, to_json(run, settings));
+  }
+  testing::internal::CaptureStderr();
+  run_study(study_in(folder), two_arms, 1, again.body());
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("it is of LN, seed 7"), std::string::npos);
+  EXPECT_EQ(again.done, 2);
+}
+
+TEST(Study, ListsOfOneArmAreEquallyLong) {
+  std::vector<RunRecord> runs(2);
+  runs[0].lists = {{"alpha", {1, 2}}}, runs[1].lists = {{"alpha", {3, 6}}};
+  EXPECT_EQ(mean_of_lists(runs, "", "alpha")->y, (std::vector<double>{2, 4}));
+  runs[1].lists = {{"alpha", {3, 4, 5}}};
+  EXPECT_THROW(mean_of_lists(runs, "", "alpha"), Error);
+}
+
 TEST(Study, KeepsNothingWithoutAFolder) {
   FakeRuns first, again;
   const Study study{.number = 42, .options = {.device = "cpu"}};

@@ -55,7 +55,7 @@ GPTConfig gpt_preset(const std::string& name);
 const std::vector<std::string>& gpt_presets();
 
 // Where DyT's alpha starts in a language model of this width, {before attention, elsewhere}: the
-// values that the paper's authors tuned, of the nearest width (PAPERS.md, A).
+// values that the authors of arXiv 2503.10622 tuned, of the nearest width.
 std::pair<float, float> tuned_alpha0(int width);
 
 // Keys and values of the tokens a model has read, so that it reads each only once (`GPT::next`).

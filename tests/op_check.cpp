@@ -108,6 +108,10 @@ Outcome run_op(const OpCase& op, Device device, DType dtype, const Values& value
   for (const Parameter& p : parameters.all()) {
     parameters.set_values(p, values.parameters.at(p.name));
   }
+  // Parameters' gradients are added to: what is there before is taken away again.
+  const auto before =
+      encode(std::vector<double>(size_t(parameters.flat_size()), 1.0), accumulator_of(dtype));
+  copy_to_device(device, parameters.gradients(), before.data(), before.size());
   Tape tape(device, dtype, 3);
   tape.begin(5);
   std::vector<Tensor> inputs;
@@ -127,7 +131,8 @@ Outcome run_op(const OpCase& op, Device device, DType dtype, const Values& value
     outcome.input_gradients.push_back(decode(device, x.grad->data, size_t(x.size()), dtype));
   }
   for (const Parameter& p : parameters.all()) {
-    outcome.parameter_gradients[p.name] = parameters.gradient(p);
+    std::vector<double>& gradient = outcome.parameter_gradients[p.name] = parameters.gradient(p);
+    for (double& g : gradient) g -= 1;
   }
   return outcome;
 }

@@ -270,6 +270,60 @@ TEST_F(TrainCli, WarmUpFitsTheRun) {
   expect_refusal(vit + "--warmup-epochs 3", 1, "warm-up (12 steps) must be shorter");
 }
 
+// What the command line says reaches the run: by the checkpoint, which holds what the run was.
+TEST_F(TrainCli, OptionsReachTheRun) {
+  const auto expect_run = [&](const std::string& arguments,
+                              const std::vector<std::pair<std::string, double>>& expected) {
+    expect_fine(arguments + " --save run.st");
+    const TensorFile file = read_safetensors(folder_ / "run.st");
+    const auto run = nlohmann::json::parse(file.metadata.at("dyt.run"));
+    for (const auto& [name, value] : expected) {
+      EXPECT_NEAR(std::stod(run.at(name).get<std::string>()), value, 1e-6 * value) << name;
+    }
+  };
+  const std::string vit = small_vit;
+  expect_run(vit +
+                 "--lr 0.01 --weight-decay 0.25 --beta2 0.75 --clip 3 --label-smoothing 0.5 "
+                 "--accumulate 2 --seed 9",
+             {{"lr", 0.01},
+              {"lr floor", 1e-4},  // a hundredth of the peak, as before
+              {"weight decay", 0.25},
+              {"beta2", 0.75},
+              {"clip", 3},
+              {"label smoothing", 0.5},
+              {"ema", 0.9},
+              {"accumulate", 2},
+              {"seed", 9}});
+  // DyT's ImageNet recipe: 4e-3 for batches of 4,096.
+  expect_run(vit + "--recipe paper", {{"lr", 4e-3 * 16 / 4096}, {"label smoothing", 0.1}});
+  expect_run(vit + "--optimizer sgd --lr 0.2 --weight-decay 0.25",
+             {{"lr", 0.2}, {"lr floor", 2e-3}, {"weight decay", 0.25}, {"momentum", 0.9}});
+}
+
+// Stochastic depth is the recipe's, unless the command line has another.
+TEST_F(TrainCli, TheRecipeSetsDropPath) {
+  const auto drop_path = [&](const std::string& options) {
+    expect_fine(small_vit + options + " --save run.st");
+    const TensorFile file = read_safetensors(folder_ / "run.st");
+    const auto model = nlohmann::json::parse(file.metadata.at("dyt.model"));
+    return model.value("drop_path", 0.0f);
+  };
+  EXPECT_EQ(drop_path("--recipe plain"), 0);
+  EXPECT_FLOAT_EQ(drop_path("--recipe paper"), 0.1f);
+  EXPECT_FLOAT_EQ(drop_path("--recipe paper --drop-path 0.2"), 0.2f);
+}
+
+// What a recipe does to the images, where all else is the same.
+TEST_F(TrainCli, TheRecipeAugments) {
+  const auto losses = [&](const std::string& options) {
+    expect_fine(small_vit + options + " --label-smoothing 0.1 --save run.st");
+    const TensorFile file = read_safetensors(folder_ / "run.st");
+    return nlohmann::json::parse(file.metadata.at("dyt.state")).at("curve");
+  };
+  EXPECT_EQ(losses("--recipe plain"), losses("--recipe plain"));
+  EXPECT_NE(losses("--recipe plain"), losses("--recipe cifar"));
+}
+
 TEST_F(TrainCli, ThePapersRecipeDoesNotClip) {
   const auto clip = [&](const std::string& options) {
     expect_fine(small_vit + options + " --save run.st");

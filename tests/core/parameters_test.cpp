@@ -116,6 +116,15 @@ TEST(Parameters, NormalValuesHaveTheirMoments) {
   EXPECT_GT(m.largest, 0.4);  // 1 in 16,000 lies beyond four standard deviations
 }
 
+TEST(Parameters, UniformValuesHaveTheirMoments) {
+  const Moments m = moments_of(Init::uniform(0.5), 200000);
+  EXPECT_NEAR(m.mean, 0, 5 * 0.5 / std::sqrt(3 * 200000.0));
+  EXPECT_NEAR(m.variance, 0.25 / 3, 0.001);
+  EXPECT_NEAR(m.kurtosis, 1.8, 0.02);
+  EXPECT_LE(m.largest, 0.5);
+  EXPECT_GT(m.largest, 0.4999);
+}
+
 // A normal variable cut off at 2: with phi and Phi the density and distribution at 2, its variance
 // is 1 - 4 phi / (2 Phi - 1) = 0.7737, and its fourth moment 3 - (8 + 3 * 2) 2 phi / (2 Phi - 1).
 TEST(Parameters, TruncatedNormalValuesStayWithinTwoDeviationsAndHaveTheirMoments) {

@@ -48,6 +48,21 @@ TEST(BytePairs, MergesThePublishedExample) {
   EXPECT_EQ(merged, (std::vector<std::string>{"-", "es", "est", "lo", "low", "ew"}));
 }
 
+// Where two pairs overlap, the one that was learned first comes together.
+TEST(BytePairs, AreMergedInTheOrderTheyWereLearned) {
+  const TemporaryFolder folder;
+  const int32_t a = BytePairs::first_byte + 'a', b = a + 1, c = a + 2, space = a + ' ' - 'a';
+  const auto encoded = [&](BytePairs::Pair first, BytePairs::Pair second) {
+    std::ofstream(folder.path("pairs.txt")) << "dyt byte pairs 1\n"
+                                            << first.first << " " << first.second << "\n"
+                                            << second.first << " " << second.second << "\n";
+    return BytePairs::load(folder.path("pairs.txt")).encode("abc");
+  };
+  const int32_t joined = BytePairs::first_pair;
+  EXPECT_EQ(encoded({a, b}, {b, c}), (std::vector<int32_t>{space, joined, c}));
+  EXPECT_EQ(encoded({b, c}, {a, b}), (std::vector<int32_t>{space, a, joined}));
+}
+
 TEST(BytePairs, EveryTextComesBack) {
   const std::vector<std::string> texts = {"some text, some more text"};
   const BytePairs pairs = BytePairs::learn(texts, 270);

@@ -103,6 +103,18 @@ TEST(ImageLoader, TakesTheSameImagesAsFillBatch) {
   }
 }
 
+// Of a batch of all there is, mixed in every epoch: the larger share of a label.
+TEST(ImageLoader, MixesInAnotherProportionEveryTime) {
+  const ImageDataset set = numbered_images(2);
+  const MemorySource source(set);
+  ImageLoader loader(source, {.batch = 2, .seed = 4, .mix = {.mixup = 1}});
+  std::set<float> shares;
+  for (const Copy& batch : take(loader, 10)) {
+    shares.insert(*std::max_element(batch.targets.begin(), batch.targets.end()));
+  }
+  EXPECT_EQ(shares.size(), 10u);
+}
+
 TEST(ImageLoader, GivesTheSameBitsForAnyNumberOfThreadsAndAfterARestart) {
   const ImageDataset set = numbered_images(40);
   const MemorySource source(set);
@@ -254,6 +266,8 @@ TEST_F(FolderLoader, DecodesFilesAsTheyAreNeeded) {
   EXPECT_EQ(data.memory, nullptr);
   EXPECT_EQ(data.train->size(), 20u);
   EXPECT_EQ(data.train->height, 12);
+  EXPECT_EQ(data.train->mean, (std::array{0.485f, 0.456f, 0.406f}));  // timm's, of ImageNet
+  EXPECT_EQ(data.test->std, (std::array{0.229f, 0.224f, 0.225f}));
   ImageLoader loader(*data.train, {.batch = 10, .augment = everything(), .threads = 2});
   EXPECT_EQ(take(loader, 5)[4].images.size(), 10u * 12 * 12 * 3);
   ImageLoader plain(*data.train, {.batch = 10, .threads = 2});

@@ -54,6 +54,14 @@ TEST(MaskedText, ChoosesReplacesAndKeepsTheSharesOfBert) {
   expect_share(same, chosen, 0.1 + 0.1 / vocabulary);  // a random token may be the very one
 }
 
+// A random token is any word, and never the mask.
+TEST(MaskedText, RandomTokensAreWords) {
+  const Text text = hide(5000, 1, {.chosen = 1, .masked = 0, .random = 1});
+  const auto [least, most] = std::minmax_element(text.tokens.begin(), text.tokens.end());
+  EXPECT_EQ(*least, 0);
+  EXPECT_EQ(*most, vocabulary - 1);
+}
+
 TEST(MaskedText, IsAFunctionOfItsSeed) {
   EXPECT_EQ(hide(1000, 4).tokens, hide(1000, 4).tokens);
   EXPECT_NE(hide(1000, 4).tokens, hide(1000, 5).tokens);

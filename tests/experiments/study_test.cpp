@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <set>
 
 #include "core/error.h"
 #include "experiments/classifier_study.h"
@@ -356,8 +357,29 @@ TEST(RunSettings, NameWhatARunDependsOn) {
   TrainOptions train = short_training;
   train.seed = 77;  // is the run's
   EXPECT_EQ(settings_of(train), settings_of(short_training));
-  train.adamw.beta2 = 0.95f;
-  EXPECT_NE(settings_of(train), settings_of(short_training));
+  std::set<std::string> all = {settings_of(train)};
+  const auto changes = {+[](TrainOptions& o) { o.steps = 5; },
+                        +[](TrainOptions& o) { o.accumulate = 2; },
+                        +[](TrainOptions& o) { o.lr_floor = 0; },
+                        +[](TrainOptions& o) { o.warmup = 1; },
+                        +[](TrainOptions& o) { o.inverse_sqrt_from = 1; },
+                        +[](TrainOptions& o) { o.adamw.beta2 = 0.95f; },
+                        +[](TrainOptions& o) { o.adamw.epsilon = 1e-6f; },
+                        +[](TrainOptions& o) { o.adamw.weight_decay = 0.5f; },
+                        +[](TrainOptions& o) { o.adamw.max_norm = 2; },
+                        +[](TrainOptions& o) { o.sgd = SgdOptions{}; },
+                        +[](TrainOptions& o) { o.sgd = SgdOptions{.momentum = 0.5f}; },
+                        +[](TrainOptions& o) { o.label_smoothing = 0.5f; },
+                        +[](TrainOptions& o) { o.augment->erase = 0.5f; },
+                        +[](TrainOptions& o) { o.mix.cutmix = 0.5f; },
+                        +[](TrainOptions& o) { o.ema_decay = 0.5; },
+                        +[](TrainOptions& o) { o.diverged_above = 9; }};
+  for (const auto change : changes) {
+    TrainOptions changed = train;
+    change(changed);
+    all.insert(settings_of(changed));
+  }
+  EXPECT_EQ(all.size(), 1 + changes.size());
   ImageSplits data = load_images("synthetic", 32, 20);
   const std::string of_data = settings_of(data);
   data.test.images.back() ^= 1;
@@ -377,13 +399,18 @@ TEST(LanguageStudy, TheLowestLossIsTheCurvesAndNotTheLast) {
     record.numbers["val loss"] = record.curve.back().value;
     return record;
   };
-  const Table table =
-      table_of_lowest_loss_by_seed({run(1, {{.step = 5, .metric = "val loss", .value = 3},
-                                            {.step = 10, .metric = "val loss", .value = 1.25},
-                                            {.step = 10, .metric = "train loss", .value = 1},
-                                            {.step = 15, .metric = "val loss", .value = 2}}),
-                                    run(2, {{.step = 5, .metric = "train loss", .value = 3}})});
-  ASSERT_EQ(table.rows.size(), 2u);
+  const std::vector<RunRecord> runs = {
+      run(1, {{.step = 5, .metric = "val loss", .value = 3},
+              {.step = 10, .metric = "val loss", .value = 1.25},
+              {.step = 10, .metric = "train loss", .value = 1},
+              {.step = 15, .metric = "val loss", .value = 2}}),
+      run(2, {{.step = 5, .metric = "train loss", .value = 3}}),  // diverged before its first look
+      run(3, {{.step = 5, .metric = "val loss", .value = 9}})};
+  // Guessing, where it is better.
+  EXPECT_EQ(lowest_losses_of(runs, "LN", {.name = "", .vocabulary = 8}),
+            (std::vector<double>{1.25, std::log(8.0), std::log(8.0)}));
+  const Table table = table_of_lowest_loss_by_seed(runs);
+  ASSERT_EQ(table.rows.size(), 3u);
   EXPECT_EQ(table.rows[0], (std::vector<std::string>{"1", "1.2500 at 10"}));
   EXPECT_EQ(table.rows[1], (std::vector<std::string>{"2", "-"}));
 }

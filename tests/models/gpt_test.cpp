@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <set>
@@ -145,6 +146,25 @@ TEST(GPT, PresetsHaveTheirKnownSizes) {
     const GPT model(gpt_preset(name), p);
     EXPECT_EQ(p.count(), count) << name;
   }
+}
+
+// Dropout of the embeddings and of what each branch adds: a number that goes into a norm is 0 where
+// everything that was added up in it has been dropped.
+TEST(GPT, DropsEmbeddingsAndWhatBranchesAdd) {
+  Parameters p;
+  const GPT model({.context = 64, .width = 32, .depth = 2, .heads = 2, .dropout = 0.5f}, p);
+  p.allocate(Device::cpu, DType::f32, 1);
+  Tape tape(Device::cpu, DType::f32);
+  std::vector<double> zeros;
+  tape.observer = [&](const std::string&, const Tensor& in, const Tensor&) {
+    const std::vector<float> x = host_floats(tape, in);
+    zeros.push_back(double(std::count(x.begin(), x.end(), 0.0f)) / double(x.size()));
+  };
+  const std::vector<int32_t> tokens(256, 7);
+  tape.begin(0);
+  model.logits(tape, tape.upload({4, 64}, DType::i32, tokens.data()));
+  ASSERT_EQ(zeros.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(zeros[i], std::pow(0.5, i + 1), 0.03) << i;
 }
 
 std::set<std::string> names_of(const GPTConfig& config) {

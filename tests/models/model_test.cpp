@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
+#include "layers/layers.h"
 #include "tests/datasets/expect_error.h"
 #include "tests/models/tiny_models.h"
 
@@ -126,6 +129,56 @@ TEST(Model, StartsWithTheUsualWeights) {
   const Init vit = start({.preset = "vit"}, "blocks.1.mlp.fc1.weight");
   EXPECT_EQ(vit.kind, Init::truncated_normal);
   EXPECT_EQ(vit.value, 0.02);
+}
+
+// Stochastic depth: block i of n is left out with drop_path i / (n - 1) (timm's linspace), which
+// shows in its gradients, that are 0 then.
+TEST(Model, LeavesOutBranchesAsOftenAsTheirDepthSays) {
+  const auto check = [](ModelSpec spec, const std::map<std::string, double>& shares) {
+    spec.drop_path = 0.9f;
+    Parameters p;
+    const Model model(spec, p);
+    p.allocate(Device::cpu, DType::f32, 1);
+    const int64_t size = model.image_size();
+    const std::vector<float> image(size_t(size * size * 3), 0.5f);
+    const int32_t label = 3;
+    constexpr int steps = 400;
+    std::map<std::string, int> left_out;
+    Tape tape(Device::cpu, DType::f32, 5);
+    for (int step = 0; step < steps; ++step) {
+      tape.begin(uint64_t(step));
+      p.zero_gradients();
+      const Tensor x = tape.upload({1, size, size, 3}, DType::f32, image.data());
+      tape.backward(
+          cross_entropy(tape, model.forward(tape, x), tape.upload({1}, DType::i32, &label)));
+      for (const auto& [name, share] : shares) {
+        const std::vector<double> g = p.gradient(p.find(name));
+        left_out[name] += std::all_of(g.begin(), g.end(), [](double v) { return v == 0; });
+      }
+    }
+    for (const auto& [name, share] : shares) {
+      EXPECT_NEAR(double(left_out[name]) / steps, share, 0.06) << name;
+    }
+  };
+  check({.preset = "vit", .image_size = 16, .patch = 8, .width = 32, .depth = 3, .heads = 2},
+        {{"blocks.0.mlp.fc2.bias", 0},
+         {"blocks.1.attn.proj.bias", 0.45},
+         {"blocks.1.mlp.fc2.bias", 0.45},
+         {"blocks.2.attn.proj.bias", 0.9},
+         {"blocks.2.mlp.fc2.bias", 0.9}});
+  check({.preset = "convnext", .width = 4}, {{"stages.0.blocks.0.gamma", 0},
+                                             {"stages.2.blocks.1.gamma", 0.9 * 5 / 11},
+                                             {"stages.3.blocks.1.gamma", 0.9}});
+  check({.preset = "resnet", .image_size = 8, .width = 4, .norm = NormKind::dyt},
+        {{"layer1.0.bn2.bias", 0}, {"layer2.1.bn2.bias", 0.45}, {"layer3.2.bn2.bias", 0.9}});
+}
+
+// Tables 11 and 12 of the DyT paper: before attention, elsewhere.
+TEST(Model, Alpha0IsThePapersForTheWidth) {
+  EXPECT_EQ(tuned_alpha0(1024), (std::pair{1.0f, 1.0f}));
+  EXPECT_EQ(tuned_alpha0(2048), (std::pair{1.0f, 0.5f}));
+  EXPECT_EQ(tuned_alpha0(4096), (std::pair{0.8f, 0.2f}));
+  EXPECT_EQ(tuned_alpha0(8192), (std::pair{0.2f, 0.05f}));
 }
 
 TEST(Model, RefusesUnknownNamesAndWhatAModelDoesNotHave) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <memory>
 
 #include "core/safetensors.h"
@@ -160,6 +162,44 @@ TEST(Transformer, GradientsAgreeWithFiniteDifferences) {
         .checked_elements = 5};
     check_gradients(op);
   }
+}
+
+// Xavier's bounds, and embeddings of variance 1 / width.
+TEST(Transformer, StartsWithTheUsualWeights) {
+  Parameters p;
+  const Transformer model({.width = 32, .depth = 1, .heads = 2}, p);
+  const auto expect_init = [&](const char* name, Init::Kind kind, double value) {
+    EXPECT_EQ(p.find(name).init.kind, kind) << name;
+    EXPECT_NEAR(p.find(name).init.value, value, 1e-6) << name;
+  };
+  const auto uniform = Init::uniform_between;
+  expect_init("target_embedding.weight", Init::normal, 1 / std::sqrt(32));
+  expect_init("encoder.layers.0.self_attn.in_proj_weight", uniform, std::sqrt(6.0 / (32 + 96)));
+  expect_init("decoder.layers.0.linear2.weight", uniform, std::sqrt(6.0 / (128 + 32)));
+}
+
+// As in the paper, dropout of the embeddings (with their positions) and of what each branch adds: a
+// number that goes into a norm is 0 where everything that was added up in it has been dropped.
+TEST(Transformer, DropsEmbeddingsAndWhatBranchesAdd) {
+  Parameters p;
+  const Transformer model({.width = 32, .depth = 1, .heads = 2, .dropout = 0.5f}, p);
+  p.allocate(Device::cpu, DType::f32, 1);
+  Tape tape(Device::cpu, DType::f32);
+  std::map<std::string, double> zeros;
+  tape.observer = [&](const std::string& name, const Tensor& in, const Tensor&) {
+    const std::vector<float> x = host_floats(tape, in);
+    zeros[name] = double(std::count(x.begin(), x.end(), 0.0f)) / double(x.size());
+  };
+  const std::vector<int32_t> tokens(256, 7), lengths(4, 64);
+  tape.begin(0);
+  const Tensor text = tape.upload({4, 64}, DType::i32, tokens.data());
+  model.logits(tape, {text, tape.upload({4}, DType::i32, lengths.data())}, text);
+  const std::pair<const char*, double> expected[] = {
+      {"encoder.layers.0.norm1", 0.5},  {"encoder.layers.0.norm2", 0.25},
+      {"encoder.norm", 0.125},          {"decoder.layers.0.norm1", 0.5},
+      {"decoder.layers.0.norm2", 0.25}, {"decoder.layers.0.norm3", 0.125},
+      {"decoder.norm", 0.0625}};
+  for (const auto& [name, share] : expected) EXPECT_NEAR(zeros.at(name), share, 0.03) << name;
 }
 
 TEST(Transformer, RefusesWhatCannotBe) {

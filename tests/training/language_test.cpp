@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "datasets/masked_text.h"
 #include "tests/datasets/expect_error.h"
 #include "tests/op_check.h"
 
@@ -143,6 +144,44 @@ TEST(Language, TheLossDoesNotDependOnTheBatches) {
     }
     EXPECT_NEAR(loss(1), std::log(8), 0.5);
   }
+}
+
+// Nothing is dropped when a model is evaluated.
+TEST(Language, EvaluatesWithoutDropout) {
+  const TextDataset text = alphabet(500, 150);
+  const auto loss = [&](float dropout) {
+    GPTConfig config = tiny(NormKind::layernorm);
+    config.dropout = dropout;
+    Model model(config, Device::cpu, DType::f32);
+    Tape tape(Device::cpu, DType::f32);
+    const double l = evaluate_language_model(model.gpt, tape, text.val, 0, 5);
+    EXPECT_TRUE(tape.training);
+    return l;
+  };
+  EXPECT_EQ(loss(0.5f), loss(0));
+}
+
+// In an evaluation, too, every hidden token counts alike, whatever batch it is in: as if all
+// windows were one batch.
+TEST(MaskedLanguage, EveryHiddenTokenCountsAlike) {
+  const TextDataset text = alphabet(500, 150);
+  Model model(tiny_bert(NormKind::layernorm), Device::cpu, DType::f32);
+  const std::vector<int64_t> begins = even_windows(150, 12, 0);
+  const int64_t count = int64_t(begins.size());
+  std::vector<int32_t> tokens(size_t(count) * 12), labels(tokens.size());
+  fill_windows(text.val, begins, 12, tokens.data(), labels.data());
+  for (size_t first = 0; first < begins.size(); first += 5) {
+    RandomSequence random(0, uint64_t('M') << 56 | first);  // as documented in language.cpp
+    const size_t n = std::min<size_t>(5, begins.size() - first) * 12;
+    hide_tokens(std::span(tokens).subspan(first * 12, n), std::span(labels).subspan(first * 12, n),
+                8, random);
+  }
+  Tape tape(Device::cpu, DType::f32);
+  tape.begin(0);
+  const Tensor loss = model.gpt.loss(tape, tape.upload({count, 12}, DType::i32, tokens.data()),
+                                     tape.upload({count, 12}, DType::i32, labels.data()));
+  const double expected = to_host(tape, loss)[0];
+  EXPECT_NEAR(evaluate_language_model(model.gpt, tape, text.val, 0, 5), expected, 1e-6);
 }
 
 // A token sees those that follow it, and only what was hidden counts.

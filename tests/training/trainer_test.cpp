@@ -1,8 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
-#include "layers/layers.h"
+#include "layers/norm_free.h"
 #include "models/vit.h"
 #include "tests/op_check.h"
 #include "tests/thread_order.h"
@@ -127,6 +128,89 @@ TEST(Trainer, IsRepeatable) {
   EXPECT_NE(losses(1), losses(2));
 }
 
+// A run of which every number can be had by hand: one weight w and a loss of w x, with x = 1, 2, 3
+// ... part after part, so that the gradient of a part is its x. When it looks, it is told w and -w.
+struct ByHand {
+  Parameters parameters;
+  const Parameter& w = parameters.add("w", {1}, Init::fill(2), false);
+  double x = 0;
+  TrainTask task{.samples_per_step = 8};
+  ByHand() {
+    parameters.allocate(Device::cpu, DType::f64, 1);
+    task.work.batch = [this](int64_t part) -> HostBatch {
+      x = double(part + 1);
+      return {{{1}, DType::f64, &x}};
+    };
+    task.work.loss = [this](Tape& tape, const DeviceBatch& batch) {
+      return scalar_affine(tape, batch[0], &w, nullptr);
+    };
+    task.evaluate = [this](Tape&, bool) {
+      return Evaluation{.test_loss = value(), .test_accuracy = -value()};
+    };
+  }
+  double value() const { return parameters.values(w)[0]; }
+};
+
+TrainOptions by_hand() {
+  TrainOptions options{.steps = 6, .batch = 8, .accumulate = 2, .lr = 0.02, .lr_floor = 0.01};
+  options.warmup = 2;
+  options.sgd = SgdOptions{.momentum = 0.5f};
+  options.ema_decay = 0.75;
+  options.evaluate_every = 3;
+  return options;
+}
+
+TEST(Trainer, AgreesWithALoopByHand) {
+  ByHand run;
+  const TrainResult result = Trainer(run.parameters, by_hand()).run(run.task);
+  ASSERT_EQ(result.curve.size(), 2u);
+  double w = 2, velocity = 0, average = 2, losses = 0;
+  for (int step = 0; step < 6; ++step) {
+    const double x = 2 * step + 1.5;  // of two parts
+    losses += w * x;
+    const double lr = step == 0   ? 0.01
+                      : step == 1 ? 0.02
+                                  : 0.015 + 0.005 * std::cos(std::acos(-1) * (step - 2) / 4);
+    velocity = 0.5 * velocity + x;
+    w -= lr * velocity;
+    average = 0.75 * average + 0.25 * w;
+    if (step % 3 != 2) continue;
+    const Evaluation& e = result.curve[size_t(step / 3)];
+    EXPECT_EQ(e.step, step + 1);
+    EXPECT_NEAR(e.train_loss, losses / 3, 1e-6);
+    EXPECT_NEAR(e.test_loss, w, 1e-7);
+    EXPECT_NEAR(e.test_accuracy, -w, 1e-7);
+    EXPECT_NEAR(e.average_loss, average, 1e-7);
+    EXPECT_NEAR(e.average_accuracy, -average, 1e-7);
+    losses = 0;
+  }
+  EXPECT_NEAR(run.value(), w, 1e-7);  // and not the average
+  EXPECT_EQ(result.samples, 6 * 8);
+}
+
+// Beside the cosine, the inverse square root: of warm-up, too.
+TEST(Trainer, TakesTheInverseSquareRootIfAsked) {
+  ByHand run;
+  TrainOptions options = by_hand();
+  options.inverse_sqrt_from = 3;
+  options.sgd->momentum = 0;
+  Trainer(run.parameters, options).run(run.task);
+  double w = 2;
+  for (int n = 1; n <= 6; ++n) {
+    w -= 0.02 * std::min(1.0, n / 2.0) * std::min(1.0, std::sqrt(3.0 / n)) * (2 * n - 0.5);
+  }
+  EXPECT_NEAR(run.value(), w, 1e-7);
+}
+
+TEST(Trainer, CountsWhatADivergedRunHasSeen) {
+  ByHand run;
+  TrainOptions options = by_hand();
+  options.diverged_above = 8;  // the losses are 3, 7, 10
+  const TrainResult result = Trainer(run.parameters, options).run(run.task);
+  EXPECT_EQ(result.diverged_at, 2);
+  EXPECT_EQ(result.samples, 2 * 8);
+}
+
 TEST(Trainer, ReportsDivergenceInsteadOfGoingOn) {
   const ImageSplits data = stripes(48, 12);
   Model model(NormKind::layernorm, Device::cpu, DType::f32);
@@ -151,10 +235,70 @@ TEST(Trainer, RefusesImpossibleOptions) {
   }
 }
 
+// Every part of every batch has random numbers of its own; alpha is measured in the first alone.
+TEST(Trainer, EveryPartDrawsItsOwnRandomNumbers) {
+  ByHand run;
+  std::set<float> drawn;
+  int calibrating = 0;
+  const auto loss = run.task.work.loss;
+  run.task.work.loss = [&](Tape& tape, const DeviceBatch& batch) {
+    drawn.insert(tape.random().uniform(0));
+    calibrating += tape.calibrating;
+    return loss(tape, batch);
+  };
+  Trainer(run.parameters, by_hand()).run(run.task);
+  EXPECT_EQ(drawn.size(), 12u);
+  EXPECT_EQ(calibrating, 1);
+}
+
+// Labels are smoothed in training and not in evaluation, those that are mixed, too.
+TEST(Trainer, SmoothsTheLabelsOfTraining) {
+  ImageSplits data = stripes(6, 6);
+  data.train.labels = data.test.labels = std::vector<int32_t>(6, 0);
+  const double lse = std::log(std::exp(2) + std::exp(1) + 1);
+  for (const Mix& mix : {Mix{}, Mix{.mixup = 1}}) {
+    ByHand any;  // there must be something to train
+    const Forward constant = [](Tape& tape, const Tensor& images) {
+      std::vector<double> logits;
+      for (int64_t b = 0; b < images.shape[0]; ++b) logits.insert(logits.end(), {2.0, 1.0, 0.0});
+      return tape.upload({images.shape[0], 3}, DType::f64, logits.data());
+    };
+    TrainOptions options{.steps = 1, .batch = 6, .label_smoothing = 0.3f, .mix = mix};
+    const TrainResult result = train_classifier(constant, any.parameters, data, options);
+    EXPECT_NEAR(result.last().train_loss, lse - (0.7 * 2 + 0.3 * 1), 1e-6);
+    EXPECT_NEAR(result.last().test_loss, lse - 2, 1e-6);
+  }
+}
+
+// Black and white images: what is neither has been mixed.
+TEST(Trainer, MixesImagesIfAsked) {
+  ImageSplits data = stripes(2, 2);
+  for (size_t i = 0; i < data.train.images.size(); ++i) {
+    data.train.images[i] = i < data.train.images.size() / 2 ? 0 : 255;
+  }
+  set_mean_and_std(data);
+  for (const bool mixes : {false, true}) {
+    Model model(NormKind::layernorm, Device::cpu, DType::f32);
+    std::set<float> seen;
+    const Forward forward = [&](Tape& tape, const Tensor& images) {
+      if (tape.training) {
+        for (const float v : host_floats(tape, images)) seen.insert(v);
+      }
+      return model.vit.forward(tape, images);
+    };
+    TrainOptions options{.steps = 1, .batch = 2, .augment = {}};
+    if (mixes) options.mix.mixup = 1;
+    train_classifier(forward, model.parameters, data, options);
+    EXPECT_EQ(seen.size(), 2u);
+    EXPECT_EQ(*seen.begin() > -0.999f && *seen.rbegin() < 0.999f, mixes);
+  }
+}
+
 // The loss and accuracy of evaluate_classifier, by hand.
 TEST(Trainer, EvaluatesWithTheDefinitions) {
   ImageSplits data = stripes(6, 6);
   const Forward constant = [](Tape& tape, const Tensor& images) {
+    EXPECT_FALSE(tape.training);
     std::vector<float> logits;
     for (int64_t b = 0; b < images.shape[0]; ++b) logits.insert(logits.end(), {2.0f, 1.0f, 0.0f});
     return tape.upload({images.shape[0], 3}, DType::f32, logits.data());

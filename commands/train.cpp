@@ -9,6 +9,7 @@
 #include "commands/model_options.h"
 #include "core/frozen.h"
 #include "core/precision.h"
+#include "datasets/fingerprint.h"
 #include "experiments/report.h"
 #include "models/weights.h"
 #include "training/classifier.h"
@@ -128,13 +129,14 @@ class Run {
     require(!command.plot || !command.out.empty(), "--plot needs a folder: --out DIR");
   }
 
-  // `train(options, show)` does it; `data`, `size` and `note` say on what and how, `metadata` what
-  // else the model needs.
+  // `train(options, show)` does it; `data`, `size` and `note` say on what and how, `fingerprint` on
+  // nothing else of that name and size, `metadata` what else the model needs.
   template <class Train>
   void operator()(TrainOptions options, const std::string& data, const std::string& size,
-                  const std::string& note, const std::map<std::string, std::string>& metadata,
-                  Train&& train) {
-    describe_run(command_, data + ", " + size, precision_.of_run, options);
+                  const std::string& fingerprint, const std::string& note,
+                  const std::map<std::string, std::string>& metadata, Train&& train) {
+    describe_run(command_, data + ", " + size + ", fingerprint " + fingerprint, precision_.of_run,
+                 options);
     CheckpointOptions& checkpoint = options.checkpoint;
     checkpoint.model = to_json(model_.spec());
     checkpoint.metadata = metadata;
@@ -243,6 +245,13 @@ std::string left_out(const ImageSources& data) {
   return skipped.empty() ? "" : "\n" + describe_skipped(skipped);
 }
 
+// Images that are read from files as they are needed have none.
+std::string fingerprint_of(const ImageSources& data) {
+  if (!data.memory) return "none";
+  return std::to_string(fingerprint(data.memory->train)) + " and " +
+         std::to_string(fingerprint(data.memory->test));
+}
+
 void train_on_images(TrainCommand& c) {
   if (c.data.empty()) c.data = "synthetic";
   const ImageSources data =
@@ -291,7 +300,7 @@ void train_on_images(TrainCommand& c) {
   run(o, data.train->name,
       std::to_string(data.train->size()) + " train and " + std::to_string(data.test->size()) +
           " test images",
-      "recipe " + recipe.name + ": " + describe(recipe) + left_out(data),
+      fingerprint_of(data), "recipe " + recipe.name + ": " + describe(recipe) + left_out(data),
       {{"dyt.data", classes.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)}},
       [&](const TrainOptions& options, const ShowProgress& show) {
         const Forward forward = [&](Tape& tape, const Tensor& images) {
@@ -337,6 +346,7 @@ void train_on_text(TrainCommand& c) {
   run(o, text.name,
       std::to_string(text.train.size()) + " train and " + std::to_string(text.val.size()) +
           " validation tokens",
+      std::to_string(fingerprint(text.train)) + " and " + std::to_string(fingerprint(text.val)),
       "windows of " + std::to_string(model.config().context) + " tokens" + entropy,
       {{"dyt.data", text.bytes ? R"({"tokens": "bytes"})" : R"({"tokens": "words"})"}},
       [&](const TrainOptions& options, const ShowProgress& show) {

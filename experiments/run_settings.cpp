@@ -2,9 +2,10 @@
 
 #include <array>
 #include <charconv>
-#include <cstring>
 #include <optional>
 #include <vector>
+
+#include "datasets/fingerprint.h"
 
 namespace dyt {
 namespace {
@@ -55,23 +56,6 @@ std::string settings_of(const AdamWOptions& options) {
 std::string settings_of(const SgdOptions& options) {
   const auto& [momentum, weight_decay] = options;
   return Written("(sgd")("momentum", momentum)("weight_decay", weight_decay).text + ")";
-}
-
-// FNV-1a, eight bytes at a time: a fingerprint of many bytes, fast.
-uint64_t fingerprint(const void* data, size_t bytes, uint64_t hash = 0xcbf29ce484222325) {
-  const auto* at = static_cast<const unsigned char*>(data);
-  for (size_t i = 0; i < bytes; i += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, at + i, std::min<size_t>(8, bytes - i));
-    hash = (hash ^ word) * 0x100000001b3;
-    hash ^= hash >> 29;
-  }
-  return hash;
-}
-
-uint64_t fingerprint(const ImageDataset& data) {
-  const uint64_t hash = fingerprint(data.images.data(), data.images.size());
-  return fingerprint(data.labels.data(), data.labels.size() * sizeof data.labels[0], hash);
 }
 
 }  // namespace
@@ -182,12 +166,9 @@ std::string settings_of(const ImageSplits& data) {
 }
 
 std::string settings_of(const TextDataset& text) {
-  const auto print = [](const std::vector<uint16_t>& tokens) {
-    return fingerprint(tokens.data(), tokens.size() * sizeof tokens[0]);
-  };
   return Written("data")("name", text.name)("train", text.train.size())("val", text.val.size())(
-             "vocabulary", text.vocabulary)("fingerprints", print(text.train))("and",
-                                                                               print(text.val))
+             "vocabulary", text.vocabulary)("fingerprints", fingerprint(text.train))(
+             "and", fingerprint(text.val))
       .text;
 }
 

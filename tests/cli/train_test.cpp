@@ -369,6 +369,22 @@ TEST_F(TrainCli, TakesNamesThatAreNoUtf8) {
   expect_fine(gpt + "--resume run.st");
 }
 
+TEST_F(TrainCli, GoesOnWithTheSameDataOnly) {
+  const auto write = [&](char letter) {
+    std::ofstream(folder_ / "a.txt") << std::string(4000, letter);
+  };
+  const std::string gpt =
+      "train gpt --width 16 --depth 1 --heads 1 --context 16 --data text:a.txt --batch 4 --steps "
+      "8 ";
+  write('a');
+  expect_fine(gpt + "--save run.st");
+  kept_ = {"a.txt", "run.st"};
+  write('b');
+  expect_refusal(gpt + "--resume run.st", 1, "fingerprint");
+  write('a');
+  expect_fine(gpt + "--resume run.st");
+}
+
 TEST_F(TrainCli, ResumedAtItsEndARunIsStillSaved) {
   expect_fine(std::string(small_vit) + "--save a.st");
   expect_fine(std::string(small_vit) + "--resume a.st --save b.st");

@@ -93,6 +93,8 @@ void describe_run(const TrainCommand& c, const std::string& data, DType precisio
                       {"lr floor", text(o.lr_floor)},
                       {"warm-up", text(o.warmup)},
                       {"label smoothing", text(o.label_smoothing)},
+                      {"mixup", text(o.mix.mixup)},
+                      {"cutmix", text(o.mix.cutmix)},
                       {"ema", text(o.ema_decay)},
                       {"seed", text(o.seed)},
                       {"evaluate every", text(o.evaluate_every)},

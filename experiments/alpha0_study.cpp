@@ -146,14 +146,17 @@ Sweep sweep_of(const Alpha0Setting& s, const std::vector<RunRecord>& runs, int w
     result.low.push_back(*std::min_element(of_seeds.begin(), of_seeds.end()));
     result.high.push_back(*std::max_element(of_seeds.begin(), of_seeds.end()));
   }
-  result.rmsnorm = losses_of(runs, size_name(width, depth) + ", RMSNorm", s.base.text);
+  const std::string rmsnorm = size_name(width, depth) + ", RMSNorm";
+  const std::vector<const RunRecord*> of_rmsnorm = runs_of(runs, rmsnorm);  // which has all seeds
+  result.rmsnorm = losses_of(runs, rmsnorm, s.base.text);
   std::vector<double> scales;
   for (size_t seed = 0; seed < result.rmsnorm.size(); ++seed) {
     std::vector<double> along;
     for (const auto& of_seeds : result.losses) along.push_back(of_seeds[seed]);
     result.best_log.push_back(best_log_alpha0(along));
     const GPTConfig config = with_dyt(sweep_model(s, width, depth), 1, 1, auto_calibration);
-    for (const SiteScale& site : measured_scales(config, s.base.text, seed + 1)) {
+    const uint64_t its_seed = uint64_t(of_rmsnorm[seed]->seed);
+    for (const SiteScale& site : measured_scales(config, s.base.text, its_seed)) {
       scales.push_back(site.std);
     }
   }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "commands/saved_model.h"
 #include "core/safetensors.h"
 #include "tests/cli/cli.h"
 
@@ -159,6 +160,32 @@ std::string bmp(unsigned char red) {
   return file;
 }
 
+// The share of the likeliest class, computed here from the weights and from the mean and deviation
+// that the checkpoint has of its data.
+TEST_F(TrainCli, PredictsWhatTheModelSays) {
+  expect_fine(std::string(small_vit) + "--lr 0.02 --save vit.st");
+  std::ofstream(folder_ / "red.bmp", std::ios::binary) << bmp(200);
+  const SavedModel saved = load_saved_model(folder_ / "vit.st", false, Device::cpu);
+  const auto data = nlohmann::json::parse(saved.metadata.at("dyt.data"));
+  std::vector<float> pixels;
+  for (int i = 0; i < 32 * 32 * 3; ++i) {
+    const double v = i % 3 == 0 ? 200 / 255.0 : 0;
+    pixels.push_back(
+        float((v - data.at("mean")[i % 3].get<double>()) / data.at("std")[i % 3].get<double>()));
+  }
+  Tape tape(Device::cpu, DType::f32);
+  tape.training = false;
+  const std::vector<float> logits = host_floats(
+      tape, saved.model->forward(tape, tape.upload({1, 32, 32, 3}, DType::f32, pixels.data())));
+  const auto top = std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float l : logits) sum += std::exp(double(l - *top));
+  char share[32];
+  std::snprintf(share, sizeof share, " %.1f %%", 100 / sum);
+  const std::string name = data.at("classes")[size_t(top - logits.begin())];
+  EXPECT_EQ(dyt("predict vit.st red.bmp --top 1").out, "red.bmp: " + name + share + "\n");
+}
+
 TEST_F(TrainCli, PredictsWithWhatItTrained) {
   expect_fine(std::string(small_vit) + "--save vit.st");
   std::ofstream(folder_ / "red.bmp", std::ios::binary) << bmp(200);
@@ -295,7 +322,8 @@ TEST_F(TrainCli, OptionsReachTheRun) {
               {"accumulate", 2},
               {"seed", 9}});
   // DyT's ImageNet recipe: 4e-3 for batches of 4,096.
-  expect_run(vit + "--recipe paper", {{"lr", 4e-3 * 16 / 4096}, {"label smoothing", 0.1}});
+  expect_run(vit + "--recipe paper",
+             {{"lr", 4e-3 * 16 / 4096}, {"label smoothing", 0.1}, {"mixup", 0.8}, {"cutmix", 1}});
   expect_run(vit + "--optimizer sgd --lr 0.2 --weight-decay 0.25",
              {{"lr", 0.2}, {"lr floor", 2e-3}, {"weight decay", 0.25}, {"momentum", 0.9}});
 }

@@ -50,6 +50,7 @@ TEST(Parallel, SagasAreTheSameEveryTimeAndTheSplitsDiffer) {
   EXPECT_EQ(text.test.size(), 20u);
   for (const SentencePair& pair : text.test) {
     EXPECT_EQ(std::count(text.train.begin(), text.train.end(), pair), 0) << pair.source;
+    EXPECT_EQ(std::count(text.val.begin(), text.val.end(), pair), 0) << pair.source;
   }
 }
 

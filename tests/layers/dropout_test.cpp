@@ -20,7 +20,7 @@ TEST(Dropout, GradientsAgreeWithFiniteDifferences) { check_gradients(dropout_cas
 
 TEST(DropoutKernels, DropTheSameAsTheCpu) {
   SKIP_WITHOUT_KERNELS();
-  for (const Shape& shape : {Shape{1}, Shape{3, 7}, Shape{2, 197, 8}}) {
+  for (const Shape& shape : {Shape{1}, Shape{3, 5}, Shape{3, 7}, Shape{2, 197, 8}}) {
     check_kernels(dropout_case(shape, 0.4f));
   }
 }
@@ -61,6 +61,8 @@ TEST(Dropout, DependsOnSeedAndStepAndOp) {
   EXPECT_EQ(y, masked(1, 2, 64, 0.5f, true));
   EXPECT_NE(y, masked(1, 3, 64, 0.5f, true));
   EXPECT_NE(y, masked(2, 2, 64, 0.5f, true));
+  // Not on how many there are: also of those that fill no draw of four.
+  EXPECT_EQ(masked(1, 2, 63, 0.5f, true), std::vector<double>(y.begin(), y.end() - 1));
   Tape tape(Device::cpu, DType::f32, 1);
   tape.begin(2);
   const Tensor x = tape.upload({64}, DType::f32, std::vector<float>(64, 1.0f).data());

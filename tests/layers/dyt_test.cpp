@@ -66,6 +66,9 @@ TEST(DytKernels, AgreeWithTheCpuAtAwkwardShapes) {
   for (const auto& [name, squash] : family) {
     check_kernels(dyt_case(name, squash, {2, 33, 48}, true));
   }
+  check_kernels(dyt_case("derf", Squash::erf, {3, 7, 33}, true));  // no full packs
+  check_kernels(added_to_x(dyt_case("derf", Squash::erf, {3, 7, 33}, true)));
+  check_kernels(added_to_x(dyt_case("derf", Squash::erf, {2, 33, 48}, true)));
 }
 
 TEST(Dyt, OfBf16OnTheCpuAgreesWithF32) {

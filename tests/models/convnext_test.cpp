@@ -85,6 +85,8 @@ TEST(ConvNeXt, PresetsHaveTheirKnownSizes) {
   for (const auto& [name, count] : known) {
     EXPECT_EQ(parameter_count<ConvNeXt>(convnext_preset(name)), count) << name;
   }
+  EXPECT_TRUE(convnext_preset("convnext_nano").conv_mlp);
+  EXPECT_FALSE(convnext_preset("convnext_tiny").conv_mlp);
 }
 
 // With drop path, and with and without layer scale, the residual is added in three different ways.

@@ -88,6 +88,27 @@ TEST(BeamSearch, WithAllBeamsItFindsTheBestOfAllTranslations) {
   }
 }
 
+// After the beginning comes the end with probability exp(-1), after the word 2 exp(-0.7), else 2.
+std::vector<std::vector<int32_t>> end_or_two(const BeamOptions& options) {
+  const NextLogits next = [](const std::vector<int32_t>& tokens, const std::vector<int32_t>&) {
+    std::vector<float> logits;
+    for (const int32_t token : tokens) {
+      const double p = std::exp(token == begin ? -1.0 : -0.7);
+      logits.insert(logits.end(), {-30.0f, float(std::log(p)), float(std::log(1 - p))});
+    }
+    return logits;
+  };
+  const std::vector<int64_t> longest = {9};
+  return beam_search(longest, 3, begin, end, options, next);
+}
+
+// log P of the empty translation, one token long with its end, is -1, and that of "2" -1.159: it is
+// worth more if it is divided by 7/6 (and would not be by 8/7).
+TEST(BeamSearch, TheLengthPenaltyIsThatOfThePaper) {
+  EXPECT_EQ(end_or_two({.beams = 2, .length_penalty = 1})[0], std::vector<int32_t>{2});
+  EXPECT_EQ(end_or_two({.beams = 2, .length_penalty = 0})[0], std::vector<int32_t>{});
+}
+
 TEST(BeamSearch, OneBeamIsGreedy) {
   const std::vector<int64_t> longest = {12, 12, 12, 5};
   const auto found = search(longest, 1, 0.6);

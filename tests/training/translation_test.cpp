@@ -69,6 +69,36 @@ TEST(Translation, TheLossDoesNotDependOnTheBatches) {
   EXPECT_TRUE(tape.training);
 }
 
+// Labels are smoothed in training, and not in evaluation: all pairs in one batch.
+TEST(Translation, SmoothsTheLabelsOfTraining) {
+  TransformerConfig config = tiny();
+  config.dropout = 0;
+  TranslationTask few = task();
+  few.train.resize(6);
+  few.val = few.train;
+  TrainOptions o = options();
+  o.steps = 1, o.warmup = 0, o.batch = 10000, o.lr = 1e-12;
+  Parameters p;
+  const Transformer model(config, p);
+  p.allocate(Device::cpu, DType::f64, 1);
+  const std::vector<int64_t> all = {0, 1, 2, 3, 4, 5};
+  const PairBatch batch = make_batch(few.train, all);
+  const auto loss = [&](float smoothing) {
+    Tape tape(Device::cpu, DType::f64);
+    const Shape target{6, batch.target_tokens};
+    const Texts source{tape.upload({6, batch.source_tokens}, DType::i32, batch.source.data()),
+                       tape.upload({6}, DType::i32, batch.source_lengths.data())};
+    return to_host(tape,
+                   model.loss(tape, source, tape.upload(target, DType::i32, batch.target.data()),
+                              tape.upload(target, DType::i32, batch.labels.data()), smoothing))[0];
+  };
+  const double smoothed = loss(0.1f), plain = loss(0);
+  EXPECT_GT(std::abs(smoothed - plain), 1e-3);
+  const TrainResult result = train_translation(model, p, few, o);
+  EXPECT_NEAR(result.last().train_loss, smoothed, 1e-5);
+  EXPECT_NEAR(result.last().test_loss, plain, 1e-5);
+}
+
 // A model that has learned a handful of pairs by heart writes them, greedily and with beams, one
 // at a time or all together.
 TEST(Translation, WritesWhatItHasLearned) {

@@ -113,6 +113,20 @@ bool jpeg_has_an_end(const std::vector<uint8_t>& file) {
   return false;
 }
 
+// Nor does stb_image miss the pixels that a BMP lacks. (One that it reads has no compression.)
+bool bmp_has_its_pixels(const std::vector<uint8_t>& file, int width, int height) {
+  const auto number = [&](size_t at, size_t bytes) {
+    int64_t value = 0;
+    for (size_t i = 0; i < bytes && at + i < file.size(); ++i) {
+      value |= int64_t(file[at + i]) << 8 * i;
+    }
+    return value;
+  };
+  const bool oldest = number(14, 4) == 12;  // its header is shorter
+  const int64_t bits = number(oldest ? 24 : 28, 2), row = (width * bits + 31) / 32 * 4;
+  return number(10, 4) + row * height <= int64_t(file.size());
+}
+
 // Width and height without decoding.
 std::optional<std::pair<int, int>> size_of_file(const std::string& path) {
   const std::vector<uint8_t> bytes = read_bytes(path);
@@ -213,7 +227,10 @@ std::optional<Image> decode_image(const std::string& path, std::string& why) {
     why = "it claims to have " + std::to_string(width) + " x " + std::to_string(height) + " pixels";
     return {};
   }
-  if (bytes[0] == 0xff && bytes[1] == 0xd8 && !jpeg_has_an_end(bytes)) {
+  const bool is_jpeg = bytes[0] == 0xff && bytes[1] == 0xd8;
+  const bool is_bmp = bytes[0] == 'B' && bytes[1] == 'M';
+  if ((is_jpeg && !jpeg_has_an_end(bytes)) ||
+      (is_bmp && !bmp_has_its_pixels(bytes, width, height))) {
     why = "it is cut off";
     return {};
   }

@@ -186,6 +186,27 @@ TEST(DecodeImage, NoticesEveryJpegThatIsCutOff) {
   EXPECT_EQ(why, "it is cut off");
 }
 
+// A file of 54 bytes can claim to have 14,000 x 14,000 pixels.
+TEST(DecodeImage, NoticesEveryBmpThatIsCutOff) {
+  const TemporaryFolder folder;
+  std::string whole(54 + 2 * 12, 0), why;  // 2 rows of 3 pixels, filled up to 4 bytes
+  whole[0] = 'B', whole[1] = 'M', whole[10] = 54, whole[14] = 40;
+  whole[18] = 3, whole[22] = 2, whole[26] = 1, whole[28] = 24;
+  for (size_t i = 54; i < whole.size(); ++i) whole[i] = char(i);
+  const auto decode = [&](const std::string& bytes) {
+    return decode_image(folder.write("image.bmp", bytes), why);
+  };
+  const std::optional<Image> image = decode(whole);
+  ASSERT_TRUE(image) << why;
+  EXPECT_EQ(image->height, 2);
+  EXPECT_EQ(image->width, 3);
+  EXPECT_EQ(image->pixels[0], 54 + 12 + 2);  // its first row is the last one, blue comes first
+  for (size_t size = 54; size < whole.size(); ++size) {
+    EXPECT_FALSE(decode(whole.substr(0, size)));
+    EXPECT_EQ(why, "it is cut off");
+  }
+}
+
 TEST(DecodeImage, SurvivesDamage) {
   const TemporaryFolder folder;
   Image image(16, 16, 3);

@@ -33,7 +33,7 @@ void add_bench_kernels(CLI::App& bench_app) {
   kernels->add_option("--precision", bench.precision, "f32 or bf16; default: bf16 on a GPU")
       ->check(CLI::IsMember({"f32", "bf16"}));
   kernels->add_option("--seconds", bench.seconds, "for each kernel, at least")
-      ->check(CLI::Range(0.0, 60.0))
+      ->check(between(0, 60))
       ->capture_default_str();
   kernels->add_flag("--json", bench.json, "JSON Lines on stdout, the table on stderr");
   kernels->callback([options] { bench_kernels(*options); });

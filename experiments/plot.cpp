@@ -165,6 +165,15 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += ")\n";
 }
 
+// What the legend calls it.
+std::string name_in_legend(const Series& s, const std::vector<size_t>& drawn, const Axes& axes) {
+  if (s.name.empty()) return "";
+  const bool any = std::any_of(drawn.begin(), drawn.end(), [&](size_t i) {
+    return axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
+  });
+  return thinned_name(s, drawn.size()) + (any ? "" : " (no finite value)");
+}
+
 // One series: a data block (x y low high), and how to draw it.
 void append_series(std::ostream& blocks, std::vector<std::string>& elements, const Series& s,
                    size_t place, const Axes& axes) {
@@ -173,7 +182,7 @@ void append_series(std::ostream& blocks, std::vector<std::string>& elements, con
   const std::string block = "$series" + std::to_string(place);
   const std::string color = std::string(" lc rgb '") + palette[color_of(s, place)] + "'";
   const std::string points = " pt " + std::to_string(std::array{7, 5, 9, 13, 11}[place % 5]);
-  std::string name = thinned_name(s, drawn.size());
+  const std::string name = name_in_legend(s, drawn, axes);
   bool any = false;
   blocks << block << " << END_OF_SERIES\n";
   for (const size_t i : drawn) {
@@ -184,8 +193,7 @@ void append_series(std::ostream& blocks, std::vector<std::string>& elements, con
     blocks << '\n';
   }
   blocks << "END_OF_SERIES\n";
-  if (!any) name += " (no finite value)";
-  std::string title = s.name.empty() ? " notitle" : " title " + gnuplot_text(name);
+  std::string title = name.empty() ? " notitle" : " title " + gnuplot_text(name);
   const std::string from = any ? block + " using 1:2" : "NaN";
   const bool bars = band && s.style == SeriesStyle::points;
   if (any && band && !bars) {
@@ -239,7 +247,7 @@ struct Legend {
   size_t columns = 1, rows = 0;
 };
 
-Legend legend_of(const Plot& plot) {
+Legend legend_of(const Plot& plot, const Axes& axes) {
   size_t entries = 0, longest = 0;
   const auto add = [&](const std::string& name) {
     if (!name.empty()) ++entries, longest = std::max(longest, length_utf8(name));
@@ -247,7 +255,7 @@ Legend legend_of(const Plot& plot) {
   for (const ReferenceLine& line : plot.vertical) add(line.label);
   for (const ReferenceLine& line : plot.horizontal) add(line.label);
   for (const Series& s : plot.series) {
-    add(thinned_name(s, std::min(s.x.size(), max_points_of_series)));
+    add(name_in_legend(s, points_to_draw(s), axes));
   }
   Legend legend{.columns = longest <= 7 ? 3u : longest <= 16 ? 2u : 1u};
   legend.rows = (entries + legend.columns - 1) / legend.columns;
@@ -264,7 +272,7 @@ std::string gnuplot_script(const Plot& plot) {
     append_series(blocks, elements, plot.series[i], i, axes);
   }
   if (elements.empty()) elements.push_back("NaN notitle");
-  const Legend legend = legend_of(plot);
+  const Legend legend = legend_of(plot, axes);
   const int label_lines = gnuplot_line_count(plot.x_label, x_label_width) + tic_lines(plot) - 1;
   std::string script = script_head(380 + 24 * int(legend.rows) + 20 * (label_lines - 1)) +
                        "set border lc rgb '#444444'\n"

@@ -72,6 +72,7 @@ TEST_F(Cli, BenchKernelsMeasuresProductsByALargeProduct) {
 }
 
 TEST_F(Cli, BenchKernelsRefusesAKernelThatIsNotThere) {
+  expect_refusal("bench kernels gelu --seconds nan", 2, "nan is not a");
   expect_refusal("bench kernels frobnicate --device cpu", 1, "layernorm");
   expect_refusal("bench kernels --rows 0", 2, "--rows");
 }

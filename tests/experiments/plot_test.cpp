@@ -104,6 +104,20 @@ TEST(Plot, DrawsWhatIsFiniteAndNamesWhatIsNot) {
   EXPECT_TRUE(render_svg(Plot{.name = "empty"}).has_value());
 }
 
+// There is as much room for the legend as for one of names as long as that.
+TEST(Plot, HasRoomForALegendThatSaysWhatIsNotFinite) {
+  const auto height = [](const std::string& svg) {
+    const size_t at = svg.find("viewBox=\"0 0 ");
+    return svg.substr(at, svg.find('"', at + 9) - at);
+  };
+  Plot plot = two_lines(), as_long = plot;
+  plot.series[1].y = {nan, nan, nan};
+  as_long.series[1].name += " (no finite value)";
+  SVG_OR_SKIP(svg, plot);
+  EXPECT_EQ(height(svg), height(*render_svg(as_long)));
+  EXPECT_NE(height(svg), height(*render_svg(two_lines())));
+}
+
 TEST(Plot, LogAxesBandsErrorBarsAndNamedTics) {
   Plot plot = two_lines();
   plot.log_x = plot.log_y = true;

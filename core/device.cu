@@ -339,18 +339,19 @@ void* Arena::allocate(size_t bytes) {
   constexpr size_t alignment = 256;
   const size_t gap = sanitized ? alignment : 0;  // out of bounds, for AddressSanitizer
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment + gap;
-  if (chunks_.empty() || at_ + rounded > chunks_.back().bytes()) {
-    // A first step takes an eighth more than it needs, at most: on a GPU what all later ones fit
-    // into must be enough for it.
-    const size_t chunk = std::max({rounded, capacity_ / 8, size_t(1) << 20});
-    chunks_.emplace_back(device_, chunk);
-    poison(chunks_.back().data(), chunk);
-    capacity_ += chunk;
+  const auto has_room = [&](const Chunk& c) { return c.used + rounded <= c.memory.bytes(); };
+  auto chunk = std::find_if(chunks_.begin(), chunks_.end(), has_room);
+  if (chunk == chunks_.end()) {
+    // A first step takes little more than it needs: on a GPU what all later ones fit into must be
+    // enough for it.
+    const size_t size = std::max({rounded, capacity_ / 8, size_t(1) << 20});
+    chunk = chunks_.insert(chunks_.end(), Chunk{Buffer(device_, size)});
+    poison(chunk->memory.data(), size);
+    capacity_ += size;
     ++generation_;
-    at_ = 0;
   }
-  char* place = static_cast<char*>(chunks_.back().data()) + at_;
-  at_ += rounded;
+  char* place = static_cast<char*>(chunk->memory.data()) + chunk->used;
+  chunk->used += rounded;
   used_ += rounded;
   unpoison(place, bytes);
   if (device_ == Device::emulated || sanitized) fill_nan(device_, place, bytes);
@@ -362,15 +363,18 @@ void Arena::reset() {
     chunks_.clear();
     const size_t alignment = sanitized ? 1 << 20 : 256;
     capacity_ = (used_ + alignment - 1) / alignment * alignment;
-    chunks_.emplace_back(device_, capacity_);
+    chunks_.push_back({Buffer(device_, capacity_)});
     ++generation_;
   }
-  if (!chunks_.empty()) poison(chunks_.back().data(), chunks_.back().bytes());
-  at_ = used_ = 0;
+  for (Chunk& chunk : chunks_) {
+    poison(chunk.memory.data(), chunk.memory.bytes());
+    chunk.used = 0;
+  }
+  used_ = 0;
 }
 
 void Arena::allow_access() {
-  for (const Buffer& chunk : chunks_) unpoison(chunk.data(), chunk.bytes());
+  for (const Chunk& chunk : chunks_) unpoison(chunk.memory.data(), chunk.memory.bytes());
 }
 
 }  // namespace dyt

@@ -109,8 +109,11 @@ class Arena {
 
  private:
   Device device_;
-  std::vector<Buffer> chunks_;
-  size_t at_ = 0;  // first free byte of the last chunk
+  struct Chunk {
+    Buffer memory;
+    size_t used = 0;  // bytes, from the first on
+  };
+  std::vector<Chunk> chunks_;
   size_t used_ = 0, capacity_ = 0;
   int64_t generation_ = 0;
 };

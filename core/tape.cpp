@@ -30,7 +30,7 @@ void* Tape::host_allocate(size_t bytes, size_t alignment) {
 }
 
 Tensor Tape::constant(Shape shape, DType dtype) {
-  require(shape.size() > 0, "a tensor of shape ", shape.text(), " has no elements");
+  require(shape.size() > 0, "a tensor of shape ", shape, " has no elements");
   return {shape, dtype, arena_.allocate(size_t(shape.size()) * size_of(dtype)), nullptr};
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <initializer_list>
+#include <ostream>
 #include <string>
 
 #include "core/dtype.h"
@@ -28,7 +29,7 @@ class Shape {
   int64_t size() const {
     int64_t n = 1;
     for (int i = 0; i < rank_; ++i) {
-      require(!__builtin_mul_overflow(n, dims_[i], &n), "a tensor of shape ", text(),
+      require(!__builtin_mul_overflow(n, dims_[i], &n), "a tensor of shape ", *this,
               " has more elements than 64 bits can count");
     }
     return n;
@@ -45,6 +46,11 @@ class Shape {
   int64_t dims_[4] = {1, 1, 1, 1};
   int rank_ = 0;
 };
+
+// For messages: of those that nobody will read, no text is made.
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  return out << shape.text();
+}
 
 // Where a tensor's gradient is. It gets its memory when something first writes it (tape.h).
 struct Gradient {
@@ -65,13 +71,13 @@ struct Tensor {
   // The data as numbers of type T; T must be the tensor's number type.
   template <class T>
   T* as() const {
-    require(dtype_of<T>::value == dtype, "tensor ", shape.text(), " holds ", name_of(dtype),
-            ", not ", name_of(dtype_of<T>::value));
+    require(dtype_of<T>::value == dtype, "tensor ", shape, " holds ", name_of(dtype), ", not ",
+            name_of(dtype_of<T>::value));
     return static_cast<T*>(data);
   }
   // The same numbers (and the same gradient) under another shape.
   Tensor reshaped(Shape other) const {
-    require(other.size() == size(), "cannot reshape ", shape.text(), " to ", other.text());
+    require(other.size() == size(), "cannot reshape ", shape, " to ", other);
     Tensor t = *this;
     t.shape = other;
     return t;

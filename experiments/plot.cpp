@@ -165,13 +165,17 @@ void append_axes(std::string& script, const Plot& plot, const Axes& axes) {
   script += ")\n";
 }
 
+bool is_shown(const Series& s, size_t i, const Axes& axes) {
+  return axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
+}
+bool any_is_shown(const Series& s, const std::vector<size_t>& drawn, const Axes& axes) {
+  return std::any_of(drawn.begin(), drawn.end(), [&](size_t i) { return is_shown(s, i, axes); });
+}
+
 // What the legend calls it.
 std::string name_in_legend(const Series& s, const std::vector<size_t>& drawn, const Axes& axes) {
   if (s.name.empty()) return "";
-  const bool any = std::any_of(drawn.begin(), drawn.end(), [&](size_t i) {
-    return axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
-  });
-  return thinned_name(s, drawn.size()) + (any ? "" : " (no finite value)");
+  return thinned_name(s, drawn.size()) + (any_is_shown(s, drawn, axes) ? "" : " (no finite value)");
 }
 
 // One series: a data block (x y low high), and how to draw it.
@@ -183,12 +187,10 @@ void append_series(std::ostream& blocks, std::vector<std::string>& elements, con
   const std::string color = std::string(" lc rgb '") + palette[color_of(s, place)] + "'";
   const std::string points = " pt " + std::to_string(std::array{7, 5, 9, 13, 11}[place % 5]);
   const std::string name = name_in_legend(s, drawn, axes);
-  bool any = false;
+  const bool any = any_is_shown(s, drawn, axes);
   blocks << block << " << END_OF_SERIES\n";
   for (const size_t i : drawn) {
-    const bool shown = axes.x.shows(s.x[i]) && axes.y.shows(s.y[i]);
-    any = any || shown;
-    blocks << number(s.x[i]) << ' ' << (shown ? number(s.y[i]) : "NaN");
+    blocks << number(s.x[i]) << ' ' << (is_shown(s, i, axes) ? number(s.y[i]) : "NaN");
     if (band) blocks << ' ' << number(s.low[i]) << ' ' << number(s.high[i]);
     blocks << '\n';
   }

@@ -81,8 +81,7 @@ ModelSpec model_spec_from_json(const std::string& text) {
   json object;
   try {
     object = parse_json(text);
-  } catch (const json::exception&) {
-    object = nullptr;
+  } catch (const json::exception&) {  // it stays null
   }
   require(object.is_object(), "a model is described by a JSON object such as ",
           R"({"preset": "vit_micro", "width": 96}, not by )", text.substr(0, 120));

@@ -11,14 +11,15 @@ namespace dyt {
 namespace {
 
 // An empty value is a shell's variable that isn't set: never "not given". But a prompt may be one.
-void refuse_empty_values(CLI::App& command) {
+void refuse_empty_values(CLI::App& app) {
   const auto problem = [](std::string& text) { return text.empty() ? "its value is empty" : ""; };
-  for (CLI::Option* option : command.get_options()) {
+  for (CLI::Option* option : app.get_options()) {
     const bool takes_value = option->get_items_expected_max() > 0;
     if (takes_value && option->get_name() != "--prompt") {
       option->check(CLI::Validator(problem, ""));
     }
   }
+  for (CLI::App* command : app.get_subcommands(nullptr)) refuse_empty_values(*command);
 }
 
 // As many threads as there will be: loops, and oneDNN, divide their work by omp_get_max_threads().
@@ -43,7 +44,7 @@ int command_line(int argc, char** argv) {
   add_forward(app);
   add_backward(app);
 
-  for (CLI::App* command : app.get_subcommands(nullptr)) refuse_empty_values(*command);
+  refuse_empty_values(app);
 
   const auto is_named = [&](const CLI::App* a) { return argc > 1 && a->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {

@@ -55,6 +55,7 @@ TEST_F(Cli, RefusesEmptyValues) {
   }
   expect_refusal("sample x.st --temperature ''", 2, "--temperature");
   expect_refusal("run 03 --out ''", 2, "--out");
+  expect_refusal("bench kernels gelu --seconds ''", 2, "--seconds");
   expect_refusal("export '' x.st", 2, "empty");
   expect_refusal("sample x.st --prompt ''", 1, "x.st");  // this one may be empty
 }

@@ -15,7 +15,7 @@
 namespace dyt {
 namespace {
 
-// ------------------------------------------------------------------------- how things are timed
+// --- How things are timed ------------------------------------------------------------------------
 
 // The inputs alone are to be twice the cache; with results and gradients a set takes some six times
 // as much.
@@ -59,7 +59,7 @@ struct Yardsticks {
   double bytes_per_second, flops_per_second;
 };
 
-// ------------------------------------------------------------------------- the table
+// --- The table -----------------------------------------------------------------------------------
 
 class Printer {
  public:

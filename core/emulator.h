@@ -4,8 +4,9 @@
 // a meaning: threadIdx and friends are variables, __syncthreads() and the warp shuffles are calls
 // into a scheduler (emulator.cpp) that runs every thread of a block as a fiber. So a kernel can be
 // stepped through in gdb, and checked:
-//   - a block's threads run in ascending, descending or shuffled order, with the warps in step or
-//     one far ahead of the others; results must agree, so a missing barrier shows;
+//   - a block's threads run in the order that `order` says: ascending, descending or shuffled, with
+//     the warps in step or one far ahead of the others. The tests compare all three, so a missing
+//     barrier shows;
 //   - a barrier that not every thread reaches is reported, with the threads and the lines;
 //   - asynchronous copies and products of warpgroups are done when they are waited for, and not
 //     before, so a missing wait shows, and what is overwritten too soon;
@@ -19,7 +20,10 @@
 //   - in a watched build (make SANITIZE=thread, core/emulator_watch.h) every access is noted: races
 //     are found whatever the order, across blocks and where a fence is missing, too, and sectors
 //     and bank conflicts are counted.
-// What it does not model: time, and two blocks that wait for each other.
+// What it does not model: time; two blocks that wait for each other; writes that others see in
+// another order (but a watched build finds the races behind that). Lanes of a warp are not in step:
+// one runs on until it has to wait. Where a GPU approximates (ex2.approx), it computes exactly, so
+// last bits differ.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -60,7 +64,7 @@ inline Order order = Order::ascending;  // in which a block's threads (and a gri
 inline constexpr size_t shared_memory_of_sm_90 = 227 * 1024, shared_memory_of_sm_89 = 99 * 1024;
 inline size_t shared_memory_of_a_block = shared_memory_of_sm_90;  // or less, as in other GPUs
 
-// A place in the source: that of the call in whose default arguments current() stands. (Clang has
+// A place in the source: that of the call that took current() as a default argument. (Clang has
 // std::source_location from version 16 on.)
 struct Where {
   const char* file = nullptr;

@@ -7,10 +7,11 @@
 //
 // launch_early: where the GPU can (Hopper), the kernel's blocks are set up while the one before it
 // still runs, which saves about a microsecond ("Programmatic Dependent Launch" in the CUDA C++
-// Programming Guide). Its first statement, in every thread, must be wait_for_kernel_before(); the
-// one before it may say let_next_kernel_begin() at its own beginning, or else does so by ending.
+// Programming Guide). Its first statement, in every thread, must be wait_for_kernel_before(). Then
+// it may say let_next_kernel_begin(), or else does so by ending; in this order at most two kernels
+// are on the GPU at a time.
 //
-// Errors are checked here and nowhere else.
+// Errors of launches are checked here.
 #pragma once
 #include "core/error.h"
 
@@ -40,8 +41,8 @@ auto launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0
   };
 }
 
-// The emulator begins a kernel when the one before it is done, and sees to it that every thread
-// waits, and before it touches memory.
+// The emulator begins a kernel when the one before it is done, and checks that every thread waits
+// before it touches memory.
 template <class... P>
 auto launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes = 0,
                   const char* file = __builtin_FILE(), int line = __builtin_LINE(),

@@ -1,6 +1,6 @@
-// Matrix products, the one thing we leave to libraries: oneDNN on the CPU (BLAS=none: our own
-// loops; with units for bf16: core/pair_product.h), cuBLASLt on the GPU. All matrices are row-major
-// and contiguous.
+// Matrix products, which, like convolutions on the CPU, we leave to libraries: oneDNN on the CPU
+// (BLAS=none: our own loops; with units for bf16: core/pair_product.h), cuBLASLt on the GPU. All
+// matrices are row-major and contiguous.
 #pragma once
 #include "core/device.h"
 

@@ -1,8 +1,8 @@
 // Matrix products on the CPU by its units for bf16: of bf16 matrices, and with AMX of f32 ones.
 //
 // (1) What the processor offers. C is cut into blocks of 32 x 32, and a step adds to a block the
-//     product of 32 x 32 numbers of A and as many of B. Both units take the numbers that a sum runs
-//     over in pairs of 32 bits, and let 16 pairs be 64 bytes:
+//     product of 32 x 32 numbers of A and as many of B. Both units take the numbers of a sum in
+//     pairs of bf16, 32 bits; 16 pairs are 64 bytes:
 //
 //       left    a tile of A: 16 rows, in each row 16 pairs of neighbours (32 numbers along k)
 //       right   a tile of B: 16 rows of pairs, in each row the pairs of 16 columns: the first of a
@@ -26,7 +26,7 @@
 //       forward    y  = x w'     w (n, k) f32: rounded or split, and transposed
 //       backward   dx = dy w     w (k, n) f32: rounded or split, and interleaved
 //       gradient   dw = dy' x    x: interleaved; dy: interleaved, and transposed. If dy is the
-//                                larger one, we compute dw' = x' dy: then x is.
+//                                larger one, we compute dw' = x' dy: then x is transposed.
 //
 // (4) Who does what. With many rows, as forward and backward, all threads pack the weight, and then
 //     each has rows of C. Otherwise what one thread packs no other reads, as bringing it from one
@@ -94,7 +94,7 @@ Plan plan_of(const Product& p, const void* a, const void* b, int digits) {
   const int64_t unit = amx::available() ? depth : 2;
   plan.in_place = p.a == DType::bf16 && p.op_a == Op::none && p.m % side == 0 && p.k % unit == 0;
   if (p.op_a == Op::transpose && p.op_b == Op::none) {
-    // Turned, fewer tiles of the left factor are transposed, but all of C is.
+    // Computing C' instead transposes fewer tiles of the left factor, but then all of C.
     plan.turned = side * (p.m - p.n) * steps_of(p.k) > p.m * p.n && !p.bias && !p.residual;
     if (plan.turned) std::swap(plan.left, plan.right);
     // Each part has a C of its own; writing and adding them should cost less than packing.
@@ -295,7 +295,7 @@ void compute_by_pieces(const Product& p, const Plan& plan, T* c) {
   }
 }
 
-// A long sum over many rows is cut: a block of rows and a few columns are to fit into the cache.
+// A long sum over many rows is cut, so that a block of rows and a few columns fit into the cache.
 template <class T>
 void compute(const Product& p, const void* a, const void* b, T* c, int digits) {
   const Plan plan = plan_of(p, a, b, digits);

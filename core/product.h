@@ -1,6 +1,6 @@
 // Large matrix products on the CPU, with what is added to them in the same pass: oneDNN's
-// primitives, or core/pair_product.h. For core/matmul.cu and layers/linear.cu; everyone else calls
-// those.
+// primitives, or core/pair_product.h. For ops that fuse something with a product; others call
+// core/matmul.h.
 #pragma once
 #include <cstdint>
 

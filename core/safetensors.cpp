@@ -72,7 +72,7 @@ bool byte_count(const std::vector<int64_t>& shape, StoredType type, uint64_t& by
   return true;
 }
 
-// ---- reading --------------------------------------------------------------------------------
+// --- Reading -------------------------------------------------------------------------------------
 
 // One tensor's line of the header.
 struct Entry {
@@ -180,7 +180,7 @@ std::map<std::string, std::string> parse_metadata(const json& value, const std::
   return metadata;
 }
 
-// ---- writing --------------------------------------------------------------------------------
+// --- Writing -------------------------------------------------------------------------------------
 
 // A file being written: removed again unless `keep` is called.
 class PartialFile {
@@ -274,7 +274,7 @@ std::string header_text(const TensorFile& file, const std::vector<const NamedTen
   }
 }
 
-// ---- conversion -----------------------------------------------------------------------------
+// --- Conversion ----------------------------------------------------------------------------------
 
 template <class From, class To>
 std::vector<To> converted(const StoredTensor& tensor) {
@@ -319,7 +319,7 @@ std::vector<To> reals(const TensorFile& file, const std::string& name) {
 
 }  // namespace
 
-// ---- public ---------------------------------------------------------------------------------
+// --- Public --------------------------------------------------------------------------------------
 
 size_t size_of(StoredType type) { return row_of(type).bytes; }
 const char* name_of(StoredType type) { return row_of(type).name; }

@@ -1,4 +1,4 @@
-// The tape: automatic differentiation in some two hundred lines.
+// The tape: automatic differentiation in some three hundred lines.
 //
 // An op computes its output and records one closure that computes its gradients:
 //
@@ -40,7 +40,7 @@ class Tape {
   Device device() const { return device_; }
   bool on_cpu() const { return device_ == Device::cpu; }
   DType dtype() const { return dtype_; }  // of activations
-  bool training = true;                   // false: no closures are kept, drop path passes all
+  bool training = true;                   // false: no closures are kept, drop path drops nothing
   // Norms that are to be calibrated set their alpha by what they see (NormSpec::calibrate): one
   // after the other, so each sees what those before it make of the input.
   bool calibrating = false;
@@ -54,7 +54,7 @@ class Tape {
   T* scratch(int64_t count) {
     return static_cast<T*>(arena_.allocate(size_t(count) * sizeof(T)));
   }
-  // Counts for kernels: 0, and to be left at 0.
+  // Counters for kernels: zero, and to be left at zero.
   unsigned* zeros(int64_t count);
   // A tensor with these values, wanting a gradient or not.
   Tensor upload(Shape shape, DType dtype, const void* host, bool wants_gradient = false);
@@ -81,8 +81,9 @@ class Tape {
   void backward(const Tensor& y, const void* dy_host);  // from these dy, in y's number type
 
   // Starts a step: forgets closures and activations. The step number is part of every random draw.
-  // On the kernels' device, *later is added to what they draw from, when they draw: with
-  // streams_of(n) there, the step is n + `step`, and recorded kernels can be repeated for other n.
+  // `later`, if set, is a number on the kernels' device that they add to their random stream when
+  // they run: with streams_of(n) there, the step is n + `step`. So a recorded CUDA graph can be
+  // repeated as another step (core/graph.h).
   void begin(uint64_t step, const uint64_t* later = nullptr);
   static constexpr uint64_t streams_of(uint64_t step) { return step << 16; }
   RandomStream random() {  // a new stream per op

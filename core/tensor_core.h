@@ -1,5 +1,6 @@
 // Tensor cores and asynchronous copies: the instructions that CUDA C++ has no words for. Only .cu
-// files include this; PTX is here, and where bf16 is rounded and widened (core/dtype.h).
+// files include this. Most PTX is here and in core/warpgroup.h; a line or two is in core/dtype.h,
+// kernel.h, launch.h and philox.h.
 //
 // Each wrapper has two bodies: the instruction (PTX ISA 9.0; the sections are named), and what it
 // means, for the emulator. All of a warp call mma and ldmatrix together.
@@ -111,7 +112,7 @@ __device__ inline void ldmatrix_transposed(uint32_t (&r)[4], const bf16* row EMU
 // Starts a copy of BYTES (4, 8 or 16, and aligned to as many) from device to shared memory that
 // goes on while the thread computes; with `exists` false, nothing is read and zeros are written.
 // The numbers may be read by this thread after wait_for_copies, by others after a barrier beyond
-// it; and the place is lost from here on. "Non-bulk copy: cp.async".
+// it; until then what the place holds is undefined. "Non-bulk copy: cp.async".
 template <int BYTES>
 __device__ inline void copy_async(void* to, const void* from, bool exists EMULATED_WHERE) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
@@ -139,7 +140,7 @@ __device__ inline void commit_copies() {
 #endif
 }
 
-// Waits until of this thread's groups at most the NEWEST ones are still under way.
+// Waits until at most the NEWEST last groups of this thread are under way.
 template <int NEWEST>
 __device__ inline void wait_for_copies() {
 #if defined(DYT_EMULATED)

@@ -38,12 +38,10 @@ namespace {
 
 constexpr const char* rule =
     "REPRODUCED if, with extremes up to S = 20, tanh explains at least 90 % of the output's "
-    "variance in every "
-    "seed and leaves at most half of what the line leaves, while without extremes the line "
-    "explains at "
-    "least 99 %. NOT REPRODUCED if the 95 % interval of R2(tanh) - R2(line) at S = 20 includes 0 "
-    "or tanh "
-    "leaves more than 90 % of what the line leaves. Otherwise INCONCLUSIVE.";
+    "variance in every seed and leaves at most half of what the line leaves, while without "
+    "extremes the line explains at least 99 %. NOT REPRODUCED if the 95 % interval of R2(tanh) - "
+    "R2(line) at S = 20 includes 0 or tanh leaves more than 90 % of what the line leaves. "
+    "Otherwise INCONCLUSIVE.";
 
 constexpr int channels = 192, outlier_channels = 4;
 constexpr int main_strength = 20;
@@ -137,8 +135,7 @@ Verdict judge(const Arm& main, const Arm& control) {
   return verdict;
 }
 
-// ---------------------------------------------------------------------------------------- the
-// plots
+// --- The plots -----------------------------------------------------------------------------------
 
 Plot scatter(const Cloud& cloud, const Fits& fits, const std::string& name,
              const std::string& title) {
@@ -239,7 +236,7 @@ Report run_01_layernorm_is_tanh_like(const Options& options) {
   for (const int strength : strengths) {
     Arm arm{.strength = strength, .line = {}, .tanh = {}};
     for (int i = 0; i < seeds; ++i) {
-      const int seed = options.first_seed - 1 + i;
+      const int seed = options.first_seed + i;
       const Cloud cloud = make_cloud(tokens, strength, seed, device);
       const Fits fits = fit(cloud);
       arm.line.push_back(fits.line.r2), arm.tanh.push_back(fits.tanh.r2);

@@ -16,9 +16,9 @@
 //
 // THE RULE. See `rule`. It asks that the bend grows with depth, and that one can see it in the deep
 // layers, in both networks. A line is a limit of tanh, so the bend is never negative; hence the
-// comparison of deep with early layers. The norm that ends the network is left out: it sees the
-// mean over the tokens. It was written before the first run, for the ViT; when the GPT came in, "in
-// both" was added.
+// comparison of deep with early layers. The norm that ends the network is left out: the ViT's sees
+// the mean over the tokens. It was written before the first run, for the ViT; when the GPT came in,
+// "in both" was added.
 #include "experiments/gpt_setting.h"
 #include "experiments/norm_shapes.h"
 #include "experiments/vit_setting.h"
@@ -31,8 +31,7 @@ constexpr const char* rule =
     "network the claim shows if the 95 % interval of d over the seeds lies above 0 and in the "
     "deepest third tanh leaves, on average, at most 80 % of what the line leaves unexplained; it "
     "fails if the interval of d lies below 0, or if tanh leaves more than 95 % there. REPRODUCED "
-    "if "
-    "it shows in both networks, NOT REPRODUCED if it fails in one, otherwise INCONCLUSIVE.";
+    "if it shows in both networks, NOT REPRODUCED if it fails in one, otherwise INCONCLUSIVE.";
 
 // Of one network.
 Verdict judge(const std::vector<RunRecord>& runs, const char* model) {

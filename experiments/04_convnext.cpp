@@ -11,8 +11,9 @@
 // gamma * tanh(alpha x) + beta. The network starts with patches of 4 x 4 pixels and goes from 8 x 8
 // places down to 1 x 1, so it is ConvNeXt's shape at a seventh of its image size.
 //
-// THE RULE. That of experiment 03, for the same reasons: see judge_as_good. It was written before
-// the first run, and made stricter on 2026-11-28.
+// THE RULE. That of experiment 03: REPRODUCED if DyT's accuracy minus LN's lies above -1.0 point by
+// its whole 95 % interval, and LN is at least twice as accurate as guessing; NOT REPRODUCED if it
+// lies below. It was written before the first run, and made stricter on 2026-11-28.
 #include "experiments/classifier_study.h"
 
 namespace dyt {

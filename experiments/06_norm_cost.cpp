@@ -7,7 +7,8 @@
 // when both are written as well as can be?
 //
 // WHAT WE MEASURE. Time of a layer alone, forward and forward + backward, on tensors beyond the
-// cache; and of a LLaMA-style model, one forward pass and one training step. Each norm is there
+// cache; and of a LLaMA-style model, one forward pass, and one forward and backward, as in the
+// paper without an optimizer's step (until the end of 2026-11-28 there was one). Each norm is there
 // twice: unfused, one pass over memory for every elementary operation (layers/unfused.cu: the
 // paper's condition), and fused (the ops that our models use). For a layer we also give the bytes
 // that it has to move, and its bandwidth as a share of what a plain copy reaches. A repetition
@@ -40,7 +41,7 @@ constexpr const char* rule =
 
 constexpr double papers[] = {0.524, 0.422, 0.078, 0.082};
 
-// --------------------------------------------------------------------------------- the report
+// --- The report ----------------------------------------------------------------------------------
 
 // 1 - DyT / RMSNorm in every repetition.
 std::vector<double> savings(const Times& times, const char* task, const std::string& how) {
@@ -120,7 +121,7 @@ Table table_of_layers(const Times& times, const NormTiming& setting, Device devi
 
 Table table_of_models(const Times& times) {
   Table table{.title = "The whole model, time (ms): median (lowest to highest)",
-              .header = {"norm", "inference", "training step"}};
+              .header = {"norm", "inference", "forward + backward"}};
   std::vector<TimedNorm> arms = timed_norms();
   arms.push_back({"no norm", {}});
   for (const TimedNorm& arm : arms) {
@@ -143,7 +144,7 @@ Plot plot_of_times(const Times& times, bool models) {
       median(models ? times.at({"RMSNorm, fused", tasks[2]}) : times.at({"copy", tasks[0]}));
   const double training_unit = models ? median(times.at({"RMSNorm, fused", tasks[3]})) : unit;
   for (const bool training : {false, true}) {
-    Series s{.name = training ? (models ? "training step" : "forward + backward") : "forward",
+    Series s{.name = training ? "forward + backward" : "forward",
              .style = SeriesStyle::points,
              .color = training ? 1 : 0};
     for (size_t i = 0; i < arms.size(); ++i) {
@@ -177,10 +178,9 @@ std::string answer(const Times& times) {
   return "What is left of the saving when both are fused? Of a layer " + fused(0) +
          " in inference and " + fused(1) + " in training; of the model " + fused(2) + " and " +
          fused(3) +
-         ". Fused, both read x once and write y once, so a memory-bound DyT can't be "
-         "faster than RMSNorm; and where the processor is not fast enough to hide the tanh behind "
-         "the "
-         "memory, it is slower. The most that any replacement could save, no norm at all: " +
+         ". Fused, both read x once and write y once, so a memory-bound DyT can't be faster than "
+         "RMSNorm; and where the processor is not fast enough to hide the tanh behind the memory, "
+         "it is slower. The most that any replacement could save, no norm at all: " +
          at_most(2) + " of the model in inference, " + at_most(3) + " in training.";
 }
 

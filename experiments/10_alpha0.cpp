@@ -38,7 +38,7 @@ constexpr double learning_rates[] = {1e-3, 4e-3, 16e-3};
 std::string text_of(float alpha0) { return fixed(alpha0, 1); }
 std::string judged_name(float alpha0) { return "alpha0 " + text_of(alpha0); }
 
-// ------------------------------------------------------------------------------------------ judged
+// --- The verdict ---------------------------------------------------------------------------------
 
 Verdict judge(const std::vector<RunRecord>& runs, double guessing) {
   Verdict verdict{.rule = rule};
@@ -88,7 +88,7 @@ Plot accuracy_against_alpha0(const std::vector<RunRecord>& runs) {
   return plot;
 }
 
-// --------------------------------------------------------------------------------------- the map
+// --- The map -------------------------------------------------------------------------------------
 
 struct Cell {
   int width;

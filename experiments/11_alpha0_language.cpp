@@ -42,7 +42,9 @@
 // widths 32 to 128, to find a recipe with which RMSNorm learns, and to see that DyT learns at all:
 // with the head tied to the embedding, as in 05, it doesn't at any alpha0; and with a warm-up of 30
 // steps in place of the 100 that language models have here elsewhere, some alpha0 between others
-// that learn don't. So all arms have 100.
+// that learn don't. So all arms have 100. Until the end of 2026-11-28 the means of the shift and of
+// c / std were enough for REPRODUCED. That alpha0 is larger before attention is not judged: the
+// grids show it. c / std is ours, not the paper's, which gives no rule.
 #include <cmath>
 
 #include "experiments/alpha0_study.h"
@@ -53,11 +55,11 @@ namespace {
 constexpr const char* rule =
     "The slope of log(best alpha0) against log(width), the shift of log2(best alpha0) from the "
     "shallow to the deep model, and losses at the held-out width, with 95 % intervals over the "
-    "seeds. REPRODUCED if the slope's interval lies below 0, the mean shift is less than 1 either "
-    "way, and the arm 'c / std', c fitted on the other widths, has a mean loss at most 2 % above "
-    "the lowest mean loss of the sweep. NOT REPRODUCED if the slope's interval lies above 0, or "
-    "the shift's beyond 1 or -1, or the interval of c / std minus the sweep's best lies above 5 %. "
-    "Otherwise INCONCLUSIVE.";
+    "seeds. REPRODUCED if the slope's interval lies below 0, the shift's within -1 and 1, and the "
+    "arm 'c / std', c fitted on the other widths, is above the lowest mean loss of the sweep by 2 "
+    "% at most in the mean, and by 5 % at most with its interval. NOT REPRODUCED if the slope's "
+    "interval lies above 0, or the shift's beyond 1 or -1, or the interval of c / std minus the "
+    "sweep's best lies above 5 %. Otherwise INCONCLUSIVE.";
 
 Verdict judge(const Alpha0Findings& f, const TextDataset& text) {
   Verdict verdict{.rule = rule};
@@ -81,7 +83,8 @@ Verdict judge(const Alpha0Findings& f, const TextDataset& text) {
   const double best = held_out.mean_losses[held_out.lowest()];
   if (slope.low > 0 || shift.low > 1 || shift.high < -1 || gap.low > 0.05 * best) {
     verdict.outcome = Outcome::not_reproduced;
-  } else if (slope.high < 0 && std::abs(shift.mean) < 1 && gap.mean <= 0.02 * best) {
+  } else if (slope.high < 0 && shift.low > -1 && shift.high < 1 && gap.mean <= 0.02 * best &&
+             gap.high <= 0.05 * best) {
     verdict.outcome = Outcome::reproduced;
   }
   verdict.because =
@@ -120,8 +123,7 @@ Report run_11_alpha0_language(const Options& options) {
       "direction at the start, the factor sqrt(width) enlarges that, and tanh saturates.",
       "By theory the two norms of a layer have inputs of almost the same size. So 1 / std does not "
       "say why the paper's alpha0 is larger before attention than elsewhere; it gives one value "
-      "for "
-      "both, which is to be compared with their geometric mean."};
+      "for both, which is to be compared with their geometric mean."};
   report.settings = settings_for_report(s.base.text, s.base.train);
   report.settings.insert(report.settings.begin(),
                          {"models", describe(sweep_model(s, s.fitted.back(), s.base.model.depth)) +

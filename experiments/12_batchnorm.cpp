@@ -12,8 +12,8 @@
 // THE ARMS, for each network. BN: BatchNorm, epsilon 1e-5. DyT: gamma * tanh(alpha x) + beta in its
 // place, alpha0 = 0.5. none: nothing in its place, to see whether DyT does at least better than
 // that. And a control: a ViT with LN and with DyT, where by the paper nothing is lost in the end.
-// DyT is slow to start there, too (experiment 03), and runs as short as `small` must not take the
-// one for the other.
+// DyT is slow to start there, too (experiment 03), and a run as short as `small` must not mistake a
+// slow start for a failure.
 //
 // THE RULE. See `rule`: "DyT is behind" must hold in both networks, and by more than in the ViT.
 // The first half was written before the first run; the control, and 480 steps of `small` instead of
@@ -79,10 +79,9 @@ struct Network {
 const Network networks[] = {{"ResNet", "76.2 %", "68.9 %"}, {"VGG", "72.7 %", "71.0 %"}};
 const Network control{"ViT", "82.3 %", "82.5 %", "LN"};
 
-// ------------------------------------------------------------- what goes into the norms, and why
+// --- What goes into the norms, and why -----------------------------------------------------------
 
-// The ratio of the standard deviations of two of the channels: of that which 90 % of the channels
-// are below to that which 10 % are below.
+// Of the channels' standard deviations, their 90th percentile over their 10th.
 double channel_ratio(const SiteActivations& s) {
   std::vector<double> stds;
   for (int64_t c = 0; c < s.channels; ++c) {
@@ -98,7 +97,7 @@ double channel_ratio(const SiteActivations& s) {
 const std::vector<std::pair<std::string, std::string>> statistics = {
     {"std", "standard deviation of the input"},
     {"largest", "largest input / standard deviation"},
-    {"channels", "std of a large / of a small channel"},
+    {"channels", "channels' std: 90th / 10th percentile"},
     {"saturated", "inputs in tanh's flat ends (%)"}};
 
 // Lists over the network's norms, in order of depth. A network without norms still shows what would
@@ -146,7 +145,7 @@ Plot plot_over_depth(const std::vector<RunRecord>& runs, const Network& network,
   return plot;
 }
 
-// ---------------------------------------------------------------------------------- the verdict
+// --- The verdict ---------------------------------------------------------------------------------
 
 // By seed.
 std::vector<double> gaps_of(const std::vector<RunRecord>& runs, const Network& network) {
@@ -281,9 +280,10 @@ Report run_12_batchnorm(const Options& options) {
   report.plots.back().title = "ViT, the control: test accuracy while training";
   report.tables = {comparison(runs, setting.seeds), table_of_accuracy_by_seed(runs)};
   report.notes = {
-      "\"How different the channels are\": the standard deviation of a channel that 90 % of the "
-      "layer's channels are below, over that which 10 % are below. BatchNorm brings them all to 1; "
-      "DyT's alpha is one number for all of them.",
+      "\"How different the channels are\": of the standard deviations of a layer's channels, the "
+      "90th "
+      "percentile over the 10th. BatchNorm brings them all to 1; DyT's alpha is one number for all "
+      "of them.",
       "A tanh is counted as saturated where it is within 5 % of its bounds."};
   report.settings = settings_for_report(data, setting.train);
   report.settings.insert(report.settings.begin(),

@@ -19,8 +19,9 @@
 // THE RULE. We fit a line to log(gradient norm) against log(L), for each seed: see `rule`. Theory
 // gives slopes of 0 and -1/2, the latter for large L: with x0 of variance 1 and about 1/2 more from
 // every layer, 1 / sqrt(1 + L / 2) falls from 6 to 48 layers with a mean slope of -0.44. Settled
-// before the first run, but for the ratios of layers: until 2026-11-28 Post-LN's had only to be
-// larger than Pre-LN's, which isn't what the claim says.
+// before the first run, but for the ratios of layers: at first Post-LN's had only to be larger than
+// Pre-LN's, which isn't what the claim says, and until the end of 2026-11-28 no ratio could refute
+// it.
 #include <algorithm>
 #include <cmath>
 
@@ -36,9 +37,9 @@ constexpr const char* rule =
     "intervals over the seeds. REPRODUCED if Post-LN's interval is within -0.15 and 0.15, Pre-LN's "
     "within -0.65 and -0.35, and in the deepest network the last layer's gradient over the first "
     "one's is above 1 for Post-LN, and between 1/2 and 2 for Pre-LN, by intervals. NOT REPRODUCED "
-    "if "
-    "Post-LN's interval lies wholly outside -0.25 to 0.25, or Pre-LN's wholly outside -0.75 to "
-    "-0.25. Otherwise INCONCLUSIVE.";
+    "if Post-LN's slope lies wholly outside -0.25 to 0.25, or Pre-LN's wholly outside -0.75 to "
+    "-0.25, or Post-LN's ratio wholly below 1, or Pre-LN's wholly outside 1/2 to 2. Otherwise "
+    "INCONCLUSIVE.";
 
 struct Setting {
   int width, heads, context, batch, seeds;
@@ -163,9 +164,10 @@ Verdict judge(const std::vector<Arm>& all, const Setting& s) {
   const auto outside = [](const MeanInterval& i, double low, double high) {
     return i.high < low || i.low > high;
   };
-  const MeanInterval post_grows = mean_interval(post.ratios());
-  const bool layers_as_claimed = post_grows.low > 1 && within(mean_interval(pre.ratios()), 0.5, 2);
-  if (outside(a, -0.25, 0.25) || outside(b, -0.75, -0.25)) {
+  const MeanInterval of_post = mean_interval(post.ratios()), of_pre = mean_interval(pre.ratios());
+  const bool layers_as_claimed = of_post.low > 1 && within(of_pre, 0.5, 2);
+  const bool layers_otherwise = of_post.high < 1 || outside(of_pre, 0.5, 2);
+  if (outside(a, -0.25, 0.25) || outside(b, -0.75, -0.25) || layers_otherwise) {
     verdict.outcome = Outcome::not_reproduced;
   } else if (within(a, -0.15, 0.15) && within(b, -0.65, -0.35) && layers_as_claimed) {
     verdict.outcome = Outcome::reproduced;
@@ -173,9 +175,9 @@ Verdict judge(const std::vector<Arm>& all, const Setting& s) {
   verdict.because = "slope of Post-LN " + signed_fixed(a.mean, 3) + " " + interval_text(a, 3) +
                     ", of Pre-LN " + signed_fixed(b.mean, 3) + " " + interval_text(b, 3) +
                     "; last layer's gradient over the first one's at depth " +
-                    std::to_string(s.depths.back()) + ": Post-LN " + fixed(mean(post.ratios()), 1) +
-                    ", Pre-LN " + fixed(mean(pre.ratios()), 2) + "; " + std::to_string(s.seeds) +
-                    " seeds";
+                    std::to_string(s.depths.back()) + ": Post-LN " + fixed(of_post.mean) + " " +
+                    interval_text(of_post) + ", Pre-LN " + fixed(of_pre.mean) + " " +
+                    interval_text(of_pre) + "; " + std::to_string(s.seeds) + " seeds";
   return verdict;
 }
 

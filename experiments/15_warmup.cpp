@@ -301,8 +301,7 @@ Report run_15_warmup(const Options& options) {
   report.notes = {
       "No gradient is clipped. AdamW's beta2 is " + fixed(s.base.train.adamw.beta2, 2) +
           " in the language model, which forgets the first steps sooner than 0.999 and so is kind "
-          "to "
-          "runs without warm-up; in the encoder-decoder it is " +
+          "to runs without warm-up; in the encoder-decoder it is " +
           fixed(s.translation.train.adamw.beta2, 2) + ", as in the paper.",
       "The language model's learning rate falls along a cosine, the encoder-decoder's as the "
       "inverse square root of the step, from the step on at which the long warm-up ends, whatever "

@@ -23,7 +23,9 @@
 // learned factor multiplies the embeddings, as in 05.
 //
 // THE RULE. See `rule`. It is about images, where there are more looks at the claim in the paper,
-// and was settled before the first run; what the language model does is reported beside it.
+// and was settled before the first run; what the language model does is reported beside it. Until
+// the end of 2026-11-28 erf had only not to be below tanh for certain, which any scatter grants.
+// That the gain is in generalisation is not judged; a table shows both losses.
 #include <cmath>
 
 #include "experiments/gpt_setting.h"
@@ -35,10 +37,10 @@ namespace {
 constexpr const char* rule =
     "Differences of the ViT's test accuracy to tanh's, with 95 % intervals over paired seeds. "
     "REPRODUCED if the function that is not centred, arcsinh, the one that is not sensitive and "
-    "the "
-    "one that is not monotone are each below tanh by an interval that excludes 0, and erf is not. "
-    "NOT REPRODUCED if one of these four is above tanh, or erf below it, by an interval that "
-    "excludes 0. Otherwise INCONCLUSIVE. A run that diverges counts as guessing.";
+    "the one that is not monotone are each below tanh by an interval that excludes 0, and erf's "
+    "interval lies above -1 point. NOT REPRODUCED if one of these four is above tanh, or erf below "
+    "it, by an interval that excludes 0. Otherwise INCONCLUSIVE. A run that diverges counts as "
+    "guessing.";
 
 struct Function {
   const char* name;
@@ -65,8 +67,7 @@ std::vector<std::string> arm_names() {
 
 NormSpec norm_of(const Function& f) { return {.kind = f.kind, .calibrate = auto_calibration}; }
 
-// ---------------------------------------------------------------------------------- images and
-// text
+// --- Images and text -----------------------------------------------------------------------------
 
 ViTSetting vit_setting(const Options& options) {
   ViTSetting setting = small_vit(options);
@@ -111,7 +112,7 @@ std::vector<RunRecord> run_text(const Options& options, const GPTSetting& settin
   return run_language_models(study, arms, setting.seeds, setting.text, setting.train);
 }
 
-// ------------------------------------------------------------------------------------- the verdict
+// --- The verdict ---------------------------------------------------------------------------------
 
 Verdict judge(const std::vector<RunRecord>& runs) {
   Verdict verdict{.rule = rule};
@@ -136,14 +137,13 @@ Verdict judge(const std::vector<RunRecord>& runs) {
   verdict.because += "; " + std::to_string(erf.n) + " seeds";
   if (erf.high < 0 || some_above) {
     verdict.outcome = Outcome::not_reproduced;
-  } else if (all_below) {
+  } else if (all_below && erf.low >= -0.01) {
     verdict.outcome = Outcome::reproduced;
   }
   return verdict;
 }
 
-// ---------------------------------------------------------------------------------- plots and
-// tables
+// --- Plots and tables ----------------------------------------------------------------------------
 
 Plot plot_of_functions() {
   Plot plot{.name = "functions",

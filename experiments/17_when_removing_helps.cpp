@@ -265,9 +265,9 @@ Report run_17_when_removing_helps(const Options& options) {
       "The share of saturated activations depends on where one draws the line; the "
       "paper's may be elsewhere than ours."};
   report.settings = settings_for_report(s.base.text, s.base.train);
-  report.settings.insert(report.settings.begin(),
-                         {{"model", describe(s.base.model) + ", head not tied"},
-                          {"alpha0", "1 / std of each norm's first input"}});
+  report.settings.insert(
+      report.settings.begin(),
+      {{"model", describe(s.base.model)}, {"alpha0", "1 / std of each norm's first input"}});
   add_runs(report, Study{.number = 17, .options = options}, runs);
   return report;
 }

@@ -64,6 +64,7 @@ Setting setting_of(const Options& options) {
       break;
   }
   train.adamw.max_norm = 0;
+  train.evaluate_windows = 0;  // every look at the whole text, as the last one: t compares them
   train.lr = s.rates.back(), train.lr_floor = train.lr / 100;
   model.causal = false, model.tied = false;
   model.vocabulary = s.base.text.vocabulary + 1;  // and the mask

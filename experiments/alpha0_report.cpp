@@ -139,7 +139,7 @@ Table table_of_theory() {
   return table;
 }
 
-// --------------------------------------------------------------------------------------- the plots
+// --- The plots -----------------------------------------------------------------------------------
 
 Plot plot_of_sweeps(const Alpha0Findings& f, const TextDataset& text) {
   Plot plot{.name = "sweeps",

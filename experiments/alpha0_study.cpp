@@ -59,7 +59,6 @@ GPTConfig sweep_model(const Alpha0Setting& s, int width, int depth) {
   GPTConfig config = llama_of(s.base);
   config.width = width, config.depth = depth, config.hidden = 0;
   config.heads = std::max(1, width / 32);
-  config.tied = false;
   return config;
 }
 

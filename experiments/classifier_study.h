@@ -33,9 +33,9 @@ ClassifierArm classifier_arm(const std::string& name, const Config& config) {
 
 using Look = LookInto<Forward>;
 
-// Trains every arm with seeds 1 .. `seeds`. A seed fixes the initial values (equal wherever two
-// arms have a parameter of the same name and shape), the data order and the augmentation, so what
-// the arms of a seed differ in is the arm. A record has
+// Trains every arm with `seeds` seeds from --first-seed on. A seed fixes the initial values (equal
+// wherever two arms have a parameter of the same name and shape), the data order and the
+// augmentation, so what the arms of a seed differ in is the arm. A record has
 //   curve    "train loss", "test loss", "test accuracy (%)"
 //   numbers  "test accuracy" (0 to 1), "test loss", "train loss" (mean since the last look but one)
 // A run that diverged has the accuracy of guessing, 1 / classes, and losses that are NaN.

@@ -46,6 +46,7 @@ GPTConfig llama_of(const GPTSetting& setting) {
   GPTConfig config = setting.model;
   config.style = GPTStyle::llama;
   config.norm = {.kind = NormKind::rmsnorm, .epsilon = 1e-6f};
+  config.tied = false;
   return config;
 }
 

@@ -16,7 +16,7 @@ struct GPTSetting {
 // `small`; by default about as much as a run reads, so that hardly anything is read twice.
 GPTSetting small_gpt(const Options& options, int64_t grammar_bytes = 0);
 
-// The same model in LLaMA's style, with RMSNorm.
+// The same model in LLaMA's style: RMSNorm, a head of its own.
 GPTConfig llama_of(const GPTSetting& setting);
 
 // The same model with Dynamic Tanh or another of its family. alpha starts at the values that the

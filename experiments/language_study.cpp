@@ -141,7 +141,8 @@ std::string describe(const GPTConfig& c) {
   return std::string(c.style == GPTStyle::gpt2 ? "GPT-2" : "LLaMA") + " style, width " +
          std::to_string(c.width) + ", depth " + std::to_string(c.depth) + ", " +
          std::to_string(c.heads) + " heads, context " + std::to_string(c.context) +
-         " tokens, vocabulary " + std::to_string(c.vocabulary);
+         " tokens, vocabulary " + std::to_string(c.vocabulary) +
+         (c.tied ? ", head tied to the embedding" : ", head of its own");
 }
 
 std::vector<std::pair<std::string, std::string>> settings_for_report(const TextDataset& text,

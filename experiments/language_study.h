@@ -20,8 +20,8 @@ struct LanguageArm {
 
 using LanguageLook = LookInto<GPT>;
 
-// Trains every arm with seeds 1 .. `seeds`; what a seed fixes is as in classifier_study.h. A record
-// has what token_study.h says.
+// Trains every arm with `seeds` seeds from --first-seed on; what a seed fixes is as in
+// classifier_study.h. A record has what token_study.h says.
 std::vector<RunRecord> run_language_models(Study study, const std::vector<LanguageArm>& arms,
                                            int seeds, const TextDataset& text,
                                            const TrainOptions& train,

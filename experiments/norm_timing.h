@@ -12,8 +12,7 @@
 
 namespace dyt {
 
-// What is timed: of a layer or of a model, forward alone or with the backward pass (of a model: a
-// whole training step).
+// What is timed: a layer or a model, forward alone or forward and backward.
 inline constexpr const char* tasks[] = {"layer, inference", "layer, training", "model, inference",
                                         "model, training"};
 

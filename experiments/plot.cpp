@@ -88,7 +88,7 @@ std::vector<size_t> points_to_draw(const Series& s) {
   return all;
 }
 
-// ---------------------------------------------------------------------------- the gnuplot script
+// --- The gnuplot script --------------------------------------------------------------------------
 
 std::string thinned_name(const Series& s, size_t drawn) {
   if (s.name.empty() || s.style != SeriesStyle::points || drawn == s.x.size()) return s.name;
@@ -292,7 +292,7 @@ std::string gnuplot_script(const Plot& plot) {
   return script + "\n";
 }
 
-// ------------------------------------------------------------------------------ the child process
+// --- The child process ---------------------------------------------------------------------------
 
 using File = std::unique_ptr<FILE, int (*)(FILE*)>;
 

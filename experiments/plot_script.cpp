@@ -83,7 +83,7 @@ std::string script_head(int height) {
          " dynamic noenhanced font 'sans-serif,16' background '#ffffff'\n";
 }
 
-// --------------------------------------------------------------------------------- the heat map
+// --- The heat map --------------------------------------------------------------------------------
 namespace {
 
 // From nearly white to dark blue as `share` goes from 0 to 1: lightness tells the order, so it can

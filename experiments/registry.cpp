@@ -30,8 +30,7 @@ const std::vector<Experiment>& experiments() {
        run_04_convnext},
       {5, "GPT: LN vs DyT vs Derf; LLaMA style: RMSNorm vs DyT", "DyT, Table 4; Derf, GPT-2",
        "Language models with DyT end at the loss of those with RMSNorm; Derf closes what is left "
-       "to "
-       "LayerNorm.",
+       "to LayerNorm.",
        300, run_05_gpt},
       {6, "What does a norm cost?", "DyT, Table 7",
        "A DyT layer takes about half the time of an RMSNorm layer, and the whole model about 8 % "
@@ -49,8 +48,7 @@ const std::vector<Experiment>& experiments() {
        120, run_09_alpha_follows_std},
       {10, "How sensitive is alpha0?", "DyT, Figures 9-11",
        "Outside language models alpha0 from 0.4 to 1.2 works equally well; larger models and "
-       "higher "
-       "learning rates need a smaller one to be stable.",
+       "higher learning rates need a smaller one to be stable.",
        340, run_10_alpha0},
       {11, "alpha0 in language models, and a rule that transfers it", "DyT, Tables 11-12",
        "The best alpha0 falls with a language model's width, hardly depends on its depth, and is "
@@ -58,8 +56,7 @@ const std::vector<Experiment>& experiments() {
        320, run_11_alpha0_language},
       {12, "Where DyT fails: BatchNorm in ResNet and VGG", "DyT, appendix",
        "In classic ConvNets, DyT in place of BatchNorm loses accuracy: 7.3 points in ResNet-50, "
-       "1.7 in "
-       "VGG19.",
+       "1.7 in VGG19.",
        560, run_12_batchnorm},
       {13, "Rivals: Fixup, SkipInit, sigmaReparam", "DyT, Table 10",
        "DyT does better than the initialisation-based methods Fixup and SkipInit, and at least as "
@@ -85,8 +82,7 @@ const std::vector<Experiment>& experiments() {
        run_18_only_norms},
       {24, "Translation", "Pre-LN, section 4 (IWSLT14)",
        "In translation, Post-LN without warm-up trains badly, and Pre-LN without it reaches the "
-       "same "
-       "quality faster.",
+       "same quality faster.",
        270, run_24_translation},
       {25, "BERT-style masked language model", "Pre-LN, section 4",
        "Pre-LN BERT trains without warm-up and faster than Post-LN.", 540, run_25_bert},

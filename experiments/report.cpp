@@ -50,7 +50,7 @@ const char* name_of(Outcome outcome) {
   return "INCONCLUSIVE";
 }
 
-// --------------------------------------------------------------------------------------- files
+// --- Files ---------------------------------------------------------------------------------------
 
 void write_file(const fs::path& path, const std::string& text) {
   const fs::path temporary =
@@ -200,8 +200,7 @@ std::string to_csv(const std::vector<CurvePoint>& curves) {
   return csv.str();
 }
 
-// ---------------------------------------------------------------------------------- building
-// blocks
+// --- Building blocks -----------------------------------------------------------------------------
 
 bool has_metric(const std::vector<CurvePoint>& curves, const std::string& metric) {
   return std::any_of(curves.begin(), curves.end(),

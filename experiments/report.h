@@ -67,7 +67,7 @@ struct Report {
   std::string results = "{}";  // a JSON object: the numbers of this experiment, for other programs
 };
 
-// ------------------------------------------------------------------------------- before and after
+// --- Before and after ----------------------------------------------------------------------------
 
 // Makes the folder, and throws Error unless files can be written there: call it before training.
 void prepare_output(const std::filesystem::path& out);
@@ -95,7 +95,7 @@ void print_report(const Report& report, std::ostream& out);
 // Writes dir/report.html from every dir/*/results.json and the plots beside it; returns its path.
 std::filesystem::path write_joined_report(const std::filesystem::path& dir);
 
-// --------------------------------------------------------------------------------- building blocks
+// --- Building blocks -----------------------------------------------------------------------------
 
 bool has_metric(const std::vector<CurvePoint>& curves, const std::string& metric);
 // Mean over the seeds of one metric against the step, a line per arm in order of appearance; the
@@ -119,8 +119,7 @@ std::string interval_text(const MeanInterval& interval, int decimals = 2);  // "
 // The same of a difference of fractions, in percentage points.
 std::string points_interval(const MeanInterval& interval, int decimals = 2);
 
-// ------------------------------------------------------- the formats, for write_report and the
-// tests
+// --- The formats, for write_report and the tests -------------------------------------------------
 
 std::string to_json(const Report& report);
 Report report_from_json(const std::string& json);  // no curves; plots have name, title and caption

@@ -194,8 +194,7 @@ void write_section(std::ostream& out, const Report& report, const std::vector<st
   out << "<p><span class=\"label\">The claim:</span> " << escape(report.claim) << "</p>\n";
   out << "<div class=\"verdict " << css_class(verdict.outcome) << "\"><div class=\"badge\">"
       << name_of(verdict.outcome) << "</div>\n<p><span class=\"label\">Because:</span> "
-      << escape(verdict.because)
-      << "</p>\n<p class=\"soft\">The rule, written before the run: " << escape(verdict.rule)
+      << escape(verdict.because) << "</p>\n<p class=\"soft\">The rule: " << escape(verdict.rule)
       << "</p></div>\n";
   if (!report.paper.empty() || !report.ours.empty()) {
     out << "<div class=\"sides\"><div><div class=\"label\">The paper</div>" << escape(report.paper)

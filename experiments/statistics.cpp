@@ -152,7 +152,7 @@ LineFit fit_line(std::span<const double> x, std::span<const double> y) {
   return line;
 }
 
-// ---------------------------------------------------------------------- a tanh, by least squares
+// --- A tanh, by least squares --------------------------------------------------------------------
 namespace {
 
 using Parameters = std::array<double, 4>;  // a, b, c, d

@@ -165,7 +165,7 @@ void forget_runs(const Options& options, int number) {
   if (!options.out.empty()) fs::remove_all(runs_folder(options, number));
 }
 
-// ------------------------------------------------------------------------------------- the results
+// --- The results ---------------------------------------------------------------------------------
 
 std::vector<const RunRecord*> runs_of(const std::vector<RunRecord>& runs, const std::string& arm) {
   std::vector<const RunRecord*> found;

@@ -67,7 +67,7 @@ std::vector<RunRecord> run_study(const Study& study, const std::vector<StudyArm>
 // Deletes the records of an experiment (--force).
 void forget_runs(const Options& options, int number);
 
-// ------------------------------------------------------------------------------------- the results
+// --- The results ---------------------------------------------------------------------------------
 
 // One number of an arm's runs, in order of their seeds.
 std::vector<double> numbers_of(const std::vector<RunRecord>& runs, const std::string& arm,
@@ -95,7 +95,7 @@ Table table_of_seeds(
 // the time that all runs took, and, if records of several commits came together, a note.
 void add_runs(Report& report, const Study& study, const std::vector<RunRecord>& runs);
 
-// --------------------------------------------------------------------- the format, for the tests
+// --- The format, for the tests -------------------------------------------------------------------
 
 // The JSON of a record; `settings` is the whole text that it depends on.
 std::string to_json(const RunRecord& run, const std::string& settings);

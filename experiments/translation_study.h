@@ -30,9 +30,9 @@ struct TranslationArm {
   double lr = 0;       // another peak learning rate than the study's; 0: that one
 };
 
-// Trains every arm with seeds 1 .. setting.seeds; what a seed fixes is as in classifier_study.h. A
-// record has what token_study.h says ("train loss" of smoothed labels), and if there are test pairs
-// the number "bleu" of them; 0 if the run diverged.
+// Trains every arm with setting.seeds seeds from --first-seed on; what a seed fixes is as in
+// classifier_study.h. A record has what token_study.h says ("train loss" of smoothed labels), and
+// if there are test pairs the number "bleu" of them; 0 if the run diverged.
 std::vector<RunRecord> run_translation(Study study, const std::vector<TranslationArm>& arms,
                                        const TranslationSetting& setting);
 

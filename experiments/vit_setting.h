@@ -1,5 +1,5 @@
-// The small ViT on which the experiments about Dynamic Tanh's parts are made (07 to 10), and its
-// recipe: chosen so that LayerNorm learns well in the time there is, and never for one of the arms.
+// The small ViT on which the experiments about Dynamic Tanh's parts are made, and its recipe:
+// chosen so that LayerNorm learns well in the time there is, and never for one of the arms.
 #pragma once
 #include "experiments/classifier_study.h"
 #include "models/vit.h"

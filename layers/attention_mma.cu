@@ -17,8 +17,8 @@
 //
 // Work: 4 D T_q T_k operations per head (half of it if causal). Bytes of device memory: q and y
 // once, k and v once per tile of queries, of which all but the first come from the L2 cache: 8 D
-// bytes per token and head. So per byte there are T / 2 operations, and from some hundred tokens
-// on the tensor cores are the limit; below that, it is memory.
+// bytes per token and head. So per byte there are T / 2 operations, and from a few hundred
+// tokens on the tensor cores are the limit; below that, it is memory.
 #include "layers/attention_fragments.h"
 #include "layers/attention_mma.h"
 
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(block_size, 2)
       l[r][i] = 1 / l[r][i];
     }
   }
-  if (keys <= 0) {  // q is on its way, even so
+  if (keys <= 0) {  // q's copy is still under way
     wait_for_copies<0>();
     __syncthreads();
   }

@@ -7,13 +7,13 @@
 //     instruction and go on. mma.sync, at (16, 16) (16, 8), keeps Hopper's tensor cores no more
 //     than about 63% busy (arXiv 2402.13499).
 //   - The tensor cores themselves read q, k and v from shared memory: no ldmatrix, no registers for
-//     fragments, and v, whose columns are wanted, as it lies there. While they have the first
-//     product to do, the next tiles are asked for.
+//     fragments, and v without being transposed. While they have the first product to do, the next
+//     tiles are asked for.
 //   - A block is two warpgroups of 64 queries each; both use the same tiles of keys and values. Two
-//     blocks fit on an SM. So there are four warpgroups to it, and while one of them has its
-//     exponentials to do, the tensor cores have the products of another. Both need time: at width
-//     64, a tile of (64, 64) scores takes 256 clocks of the tensor cores (2,048 multiplications
-//     each) and as many of the units for ex2 (16 of them).
+//     blocks fit on an SM, so it has four warpgroups: while one computes exponentials, the tensor
+//     cores compute another's products. Both take equally long: at width 64, a tile of (64, 64)
+//     scores is 256 clocks of the tensor cores (2,048 multiplications a clock) and 256 of the units
+//     for ex2 (16 a clock).
 //
 // Work and bytes are those of attention_mma.cu, with 128 queries to a block at either width.
 #include "layers/attention_warpgroups.h"

@@ -19,7 +19,8 @@ struct ColumnGrid {
 
 // The grid for `samples` matrices (rows, C), sample blockIdx.z, whose columns are summed: as many
 // blocks as run at a time, 3 on each SM, so that partial sums are few; at least 4 rows for a
-// thread. With fewer packs side by side than 32 there are fewer parts; 8 are 128 bytes of a row.
+// thread. `most_packs` below 32: more columns of blocks, so fewer parts; 8 packs are 128 bytes, a
+// cache line.
 template <class T>
 ColumnGrid column_grid(int64_t rows, int64_t C, int64_t samples = 1,
                        int64_t blocks = 3 * multiprocessors(), int64_t rows_per_thread = 4,
@@ -119,8 +120,8 @@ struct ThreePacks {
 
 // Where in shared memory channel i of lane l's pack is, of the packs of X lanes (a power of two).
 // Lanes that write their channel i find 32 different banks, and so do those who then read channel
-// after channel to write them to device memory side by side: the lanes are turned about in a way
-// that differs between the i that would meet in a bank.
+// after channel to write them to device memory side by side: l is XORed with a number that differs
+// between those i that would share a bank (V = 8, X = 32: 32 i + (l ^ 4 i)).
 template <int V>
 __device__ inline int place_in_tile(int i, int l, int X) {
   return i * X + (l ^ (32 / V * (i * X / 32)));
@@ -174,8 +175,8 @@ __device__ inline void write_column_sums(float* sums, const float (&held)[V], fl
 }
 
 // Whether this block is the last one of its column (blockIdx.x, blockIdx.z) to come here. If so, it
-// sees what all of them have written before, but for what its SM's own cache knows: read it by
-// __ldcg. arrived: for each column a count, 0 before and after; not needed for one part. To be
+// sees what all of them wrote before, but not through its SM's L1 cache: read it with __ldcg.
+// arrived: for each column a count, 0 before and after; not needed for one part. To be
 // called by all threads.
 __device__ inline bool is_last_of_column(unsigned* arrived) {
   SHARED(bool, last, [1]);

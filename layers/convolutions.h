@@ -1,4 +1,4 @@
-// Convolutions and pooling over images x (B, H, W, C), NHWC; to be merged into layers.h.
+// Convolutions and pooling over images x (B, H, W, C), NHWC.
 #pragma once
 #include "core/parameters.h"
 #include "core/tape.h"

@@ -1,5 +1,5 @@
-// What residual.cu shares with norms that add a residual branch on their way
-// (Norm::after_residual).
+// What residual.cu shares with the norms that add a residual branch on their way (the ops
+// with a ResidualBranch, below).
 #pragma once
 #include "core/philox.h"
 #include "core/tape.h"

@@ -1,7 +1,7 @@
 // Dynamic Tanh (DyT), the layer that replaces LayerNorm in "Transformers without Normalization"
 // (arXiv 2503.10622, section 4), and its family.
 //
-// (1) The mathematics. x, y (rows, C); alpha and shift scalars; gamma, beta (C):
+// (1) The mathematics. x, y (rows, C); alpha and shift (Derf's alone) scalars; gamma, beta (C):
 //
 //       z = alpha x + shift         y = gamma * phi(z) + beta          phi = tanh for DyT
 //
@@ -14,7 +14,8 @@
 //       dalpha = sum over rows and channels of  x dz         dshift = the same sum of  dz
 //       dgamma = sum over rows of  dy phi(z)                 dbeta  = sum over rows of  dy
 //
-//     phi(z) is computed again from x in the backward pass: one tanh is cheaper than 4 bytes.
+//     phi(z) is computed again from x in the backward pass: one tanh is cheaper than writing phi(z)
+//     and reading it again.
 #include "core/dispatch.h"
 #include "core/rounding.h"
 #include "layers/dyt_kernels.h"
@@ -25,7 +26,7 @@ namespace {
 
 // (2) The CPU loops -------------------------------------------------------------------------------
 
-// What is optional is settled before the inner loop: around a choice, the compiler would not
+// What is optional is settled before the inner loop: with a branch inside, the compiler would not
 // vectorise it. Rows of few channels are taken several at a time (layers/wide_row.h): for an op
 // that treats every element alone, what a row is only tells which gamma and beta belong to it.
 
@@ -73,7 +74,7 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
   sum_over_rows(sums.data(), 2 * width + 2, rows, [=](int64_t begin, int64_t end, A* partial) {
     WorkingRow<T> wide_x(width), wide_dy(width), wide_dx(width);
     std::vector<A> unwanted(dx ? 0 : size_t(width), A(0));
-    double sum_alpha = 0, sum_shift = 0;  // of many numbers of both signs
+    double sum_alpha = 0, sum_shift = 0;  // in f64: many numbers of both signs nearly cancel
     // Copies, so that the compiler sees that what the loop writes does not change them.
     const A a_here = a, s_here = s, *const scale_here = scale;
     A *const sum_gamma = partial, *const sum_beta = partial + width;
@@ -111,6 +112,10 @@ void dyt_backward_cpu(T* dx, A* dalpha, A* dshift, A* dgamma, A* dbeta, const T*
 
 // (4) The op --------------------------------------------------------------------------------------
 
+// with_squash, on_either_with_bf16 and on_gpu turn what is chosen at run time into template
+// arguments (core/dispatch.h). With `branch`, the op first adds a residual branch, x = input + f
+// (layers/drop_path.h): read past it at first. values_of and gradient_of are null where there is no
+// parameter.
 template <class F>
 void with_squash(Squash squash, F&& body) {
   switch (squash) {

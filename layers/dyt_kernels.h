@@ -8,6 +8,10 @@ namespace dyt {
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
+// A pack is up to 16 bytes of neighbouring channels, V of them (core/kernel.h). Each kernel's first
+// two lines are for launch_early (core/launch.h): they let its launch overlap the end of the kernel
+// before. InKernel<Phi> is phi with the GPU's fast instructions (squash_kernel.h).
+
 // v1: one thread per number. Reads x once, writes y once: 4 bytes per element in bf16; gamma and
 // beta come from the cache, 8 bytes per element. For widths that don't divide into full packs.
 template <class Phi, class T>
@@ -142,8 +146,8 @@ __global__ void __launch_bounds__(256)
   sums.write(dgamma_partials, dbeta_partials, scalar_partials, C);
 }
 
-// v2: rows come by asynchronous copies through shared memory, all but one of `stages` of them under
-// way while one is worked on. Every thread copies its own packs and waits for nobody else.
+// v2: rows come through shared memory by asynchronous copies: while one is worked on, `stages` - 1
+// are under way. Every thread copies its own packs and waits for nobody else.
 template <class Phi, bool add, int V, class T>
 __global__ void __launch_bounds__(256, 3)
     dyt_backward_kernel(T* dx, float* dgamma_partials, float* dbeta_partials,

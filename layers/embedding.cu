@@ -155,7 +155,7 @@ __global__ void gather_patches_kernel(T* columns, const Image* images, Patches p
   columns[i] = T(float(images[patches.in_images(row, k / (P * P), k / P % P, k % P)]));
 }
 
-// The same the other way.
+// The same the other way: one thread per number of dcolumns, each of a pixel of its own.
 template <class T, class Image>
 __global__ void scatter_patches_kernel(Image* dimages, bool add, const T* dcolumns,
                                        Patches patches) {

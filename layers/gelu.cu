@@ -3,18 +3,16 @@
 //
 // (1) The mathematics, element by element:
 //
-//       y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2      the normal distribution function
-//       (erf) y = x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)                (tanh, as
-//       GPT-2)
+//       erf    y = x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2, the normal distribution function
+//       tanh   y = x (1 + tanh u) / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3), as GPT-2 has it
 //
 //     Backward, with phi(x) = exp(-x^2 / 2) / sqrt(2 pi) the normal density:
 //
-//       dx = dy (Phi(x) + x phi(x))                                                 (erf)
-//       dx = dy (s + 2 x s (1 - s) du/dx),  s = (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))      (tanh)
+//       erf    dx = dy (Phi(x) + x phi(x))
+//       tanh   dx = dy (s + 2 x s (1 - s) du/dx),  s = (1 + tanh u) / 2 = 1 / (1 + exp(-2 u))
 //
 //     The formulas of one element are in gelu.h and, for kernels, gelu_kernel.h, for linear.cu to
-//     fuse them with a bias. Nothing
-//     but x is kept: Phi is computed again in the backward pass.
+//     fuse them with a bias. Nothing but x is kept: Phi is computed again in the backward pass.
 #include "core/dispatch.h"
 #include "core/kernel.h"
 #include "layers/gelu.h"

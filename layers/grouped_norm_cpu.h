@@ -1,9 +1,9 @@
 // What batch and group normalization share: mean and variance over rows, for groups of channels.
 // Only .cu files include this.
 //
-// (1) The mathematics. x, y (B, R, C): B samples of R rows (the pixels); the C channels in G groups
-// of
-//     neighbours; gamma, beta (C). Over the n = R C / G numbers of one group of one sample:
+// (1) The mathematics. x, y (B, R, C): B samples of R rows (the pixels); the C channels are G
+// groups
+//     of neighbours; gamma, beta (C). Over the n = R C / G numbers of one group of one sample:
 //
 //       mean = 1/n sum of x          rstd = 1 / sqrt(1/n sum of (x - mean)^2 + epsilon)
 //       xhat = (x - mean) rstd       y = gamma * xhat + beta

@@ -1,7 +1,6 @@
 // Pooling over images: windows of K x K pixels become one, channel by channel.
 //
-// (1) The mathematics. x (B, H, W, C); stride s, padding P (0 for averages); window (h, w) holds
-// the
+// (1) The mathematics. x (B, H, W, C); stride s, padding P (0 for averages); window (h, w) has the
 //     pixels (s h + i - P, s w + j - P), i, j < K, that lie in the image; y (B, Ho, Wo, C) with
 //     Ho = (H + 2 P - K) / s + 1, rounded down:
 //
@@ -125,7 +124,8 @@ void pool_backward_cpu(T* dx, bool add, const T* dy, const uint8_t* taken, const
 // (3) The kernels ---------------------------------------------------------------------------------
 
 // One thread per pack of V channels of a pixel of y. Reads x (from memory once, where windows
-// overlap again from the caches) and writes y and, for the maximum, one byte per number.
+// overlap again from the caches) and writes y and, for the maximum, one byte per number: in bf16 2
+// bytes per number of x, 3 per number of y.
 template <Pooling pooling, int V, class T>
 __global__ void pool_forward_kernel(T* y, uint8_t* taken, const T* x, unsigned packs, PoolShape s) {
   const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
@@ -168,7 +168,8 @@ __global__ void pool_forward_kernel(T* y, uint8_t* taken, const T* x, unsigned p
 }
 
 // One thread per pack of V channels of a pixel of dx, which it collects from its windows. Reads dy
-// (and taken) and writes dx.
+// (and taken) and writes dx: as many bytes as forward, and 2 more per number of x if dx is added
+// to.
 template <Pooling pooling, int V, class T>
 __global__ void pool_backward_kernel(T* dx, bool add, const T* dy, const uint8_t* taken,
                                      unsigned packs, PoolShape s) {

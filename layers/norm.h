@@ -38,7 +38,7 @@ struct NormSpec {
   bool bias = true;         // false: no beta, as language models in LLaMA's style
   int groups = 32;          // of groupnorm, at most: the largest number that divides the channels
   bool frozen = false;      // batchnorm: training, too, takes the running statistics as they are
-  bool unfused = false;     // layernorm, rmsnorm, dyt: the naive rung of layers/unfused.h
+  bool unfused = false;     // layernorm, rmsnorm, dyt: the naive version of layers/unfused.h
 };
 
 // `calibrate` of --alpha0 auto: alpha x has this standard deviation at every norm when training

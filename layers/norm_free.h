@@ -8,13 +8,15 @@
 
 namespace dyt {
 
-// --- scalar_affine.cu: y = multiplier x + bias, or with `residual` of x's shape residual +
-// multiplier x + bias; multiplier (1) or null: 1; bias (1) or null: 0.
+// --- scalar_affine.cu ---
+// y = multiplier x + bias, or with `residual` of x's shape residual + multiplier x + bias;
+// multiplier (1) or null: 1; bias (1) or null: 0.
 Tensor scalar_affine(Tape& tape, const Tensor& x, const Parameter* multiplier,
                      const Parameter* bias, const Tensor* residual = nullptr);
 
-// --- spectral_weight.cu: `effective` = gamma / sigma(W) W, sigma the largest singular value of W,
-// seen as a matrix (Cout, everything else). It is a parameter for ops to read, valid until the
+// --- spectral_weight.cu ---
+// `effective` = gamma / sigma(W) W, sigma the largest singular value of W, seen as a matrix (Cout,
+// everything else). It is a parameter for ops to read, valid until the
 // tape's next begin(); what they add to its gradient goes on to W and gamma. In training, first
 // takes `iterations` steps of the power iteration, which move u and v; else u and v stay.
 struct SpectralParameters {

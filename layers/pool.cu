@@ -1,7 +1,6 @@
 // From tokens to one vector per sample: the mean over tokens, or one token (the class token).
 //
-// (1) The mathematics. Taking token t is the mean over the range [t, t + 1), so both are one op.
-// With
+// (1) The mathematics. Taking token t is the mean over the range [t, t + 1): both are one op. With
 //     x (B, T, C), y (B, C) and the range [first, last):
 //
 //       y[b, c] = 1 / (last - first) * sum over first <= t < last of  x[b, t, c]

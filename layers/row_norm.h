@@ -15,11 +15,12 @@ namespace dyt {
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// All of them: a block is 32 x 8 threads, so a warp is a row of threads. A warp reads a row of x in
-// packs of V channels, lane beside lane.
+// In all of them blockDim.x is 32, so a warp is a row of threads. It reads a row of x in packs of V
+// channels, lane beside lane. W is the warps that share a row, N the packs of a row to a lane, R
+// the rows at once; m and s are a row's mean and rstd.
 
-// v1: one warp per row, and rows of any length: x is read three times, twice from the cache. What
-// the others have to match.
+// v1: one warp per row, and rows of any length: x is read three times, twice from the cache, and y
+// written: 4 bytes per element in bf16. What the others have to match.
 template <bool centered, int V, class T>
 __global__ void __launch_bounds__(256)
     row_norm_forward_kernel_v1(T* y, float* mean, float* rstd, const T* x, const float* gamma,
@@ -71,9 +72,9 @@ struct RowMoments {
 };
 
 // Sum and squares of the whole row of C numbers, from those of the W warps that share it; of R rows
-// at a time. Squares around a mean m of n numbers are around another, M, greater by n (m - M)^2: no
-// large numbers are subtracted, and the warps meet once, where first agreeing on the mean would
-// make it twice. Each lane fetches one warp's numbers, and the lanes add them up.
+// at a time. The squares of n numbers around M, not their mean m, sum to n (m - M)^2 more: no large
+// numbers are subtracted, and the warps meet once, where first agreeing on the mean would make it
+// twice. Each lane fetches one warp's numbers, and the lanes add them up.
 template <bool centered, int R>
 __device__ inline void over_warps(RowMoments (&own)[R], RowMoments (&exchange)[R][8],
                                   float inverse_C, int W) {
@@ -127,13 +128,13 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
   const int warp_of_row = warp & (W - 1), apart = 32 * V << log_W;  // channels, as is `first`
   const int first = (warp_of_row * 32 + lane) * V;
   const int64_t start = r0 * C + first;
-  // Of the packs only the last can lie beyond C: that of so many channels of the warp does not.
+  // Only the last pack can reach beyond C; `last`: how many of the warp's channels in it do not.
   const int last = max(0, min(32 * V, C - (N - 1) * apart - warp_of_row * 32 * V));
   const auto in_row = [&](int n) { return n < N - 1 || lane * V < last; };
   const auto at = [&](int k, int n) { return start + k * C + n * apart; };
   const auto exists = [&](int k, int n) { return r0 + k < rows && in_row(n); };
-  // All is asked for before anything is written: the compiler must take it that x and f may lie
-  // where the sums go.
+  // All is asked for before anything is written: the compiler must assume that the sums may
+  // overwrite x and f.
   Pack<T, V> in[R][N], f[adds ? R : 1][adds ? N : 1];
 #pragma unroll
   for (int k = 0; k < R; ++k) {
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(256, blocks_of_forward<adds, R, N>)
       }
     }
   }
-  // Converted once; as they are where registers are few: two rows, or four packs of x and of f.
+  // Converted to f32 once; kept as T where registers are short: two rows, or four packs of x and f.
   constexpr bool converts = R == 1 && !(adds && N > 3);
   Pack<std::conditional_t<converts, float, T>, V> held[R][N];
 #pragma unroll
@@ -272,10 +273,10 @@ __device__ inline void write_partials(float* dgamma, float* dbeta, float* tile,
 // for 43 instructions an element. At the end the sums of the block's rows meet in shared memory,
 // and the block writes one partial sum per channel.
 //
-// While a warp waits, for its row or for the others' sums, there must be others with something to
-// do, and there are as many partial sums as blocks: so an SM has one block of as many warps as the
-// registers of N packs to a lane allow, or, where these are few, two blocks of one row each. The
-// groups don't wait for each other.
+// A block leaves one partial sum per channel, so there should be few blocks; and while a warp waits
+// for its row or for the others' sums, there must be others with something to do. So an SM has one
+// block, of as many warps as the registers of N packs to a lane allow; with N = 3, where that is
+// few, two blocks of one row each. The groups don't wait for each other.
 template <int N>
 struct RowNormBackward {
   static constexpr int warps = N == 1 ? 28 : N == 2 ? 16 : 8;  // of a block, at most
@@ -408,8 +409,8 @@ __global__ void __launch_bounds__(32 * RowNormBackward<N>::warps, RowNormBackwar
 }
 
 // v1 of the backward pass, for rows that v2 cannot hold, and for widths that don't divide into full
-// packs: two kernels and two passes over the data. First the two sums of each row, one warp per
-// row.
+// packs: two kernels and two passes over the data, 10 bytes per element in bf16. First the two sums
+// of each row, one warp per row.
 template <bool centered, int V, class T>
 __global__ void row_norm_row_sums_kernel(float* sums, const T* dy, const T* x, const float* mean,
                                          const float* rstd, const float* gamma, int64_t rows,

@@ -176,6 +176,7 @@ __global__ void sigma_kernel(float* sigma, float* u, const float* Wv, bool move,
   if (threadIdx.x == 0) *sigma = product;
 }
 
+// One thread per element: reads 4 bytes, writes 2 or 4.
 template <class T>
 __global__ void spectral_forward_kernel(T* effective, Spectral<float> s) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

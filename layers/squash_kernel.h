@@ -1,7 +1,8 @@
 // The squashing functions of squash.h as kernels compute them. Only .cu files include this.
 //
-// At 4 bytes an element a GPU has time for 28 instructions forward, and at 6 for 42 back, of which
-// loading, rounding, the sums and storing take 8 and 20. CUDA's own tanhf, erff, asinhf, and its
+// At 4 bytes an element a GPU has time for 28 instructions forward, and at 6 for 43 back
+// (docs/performance.md, Instructions), of which loading, rounding, the sums and storing take 8 and
+// 20. CUDA's own tanhf, erff, asinhf, and its
 // square roots and divisions, take 10 to 40; what follows takes 3 to 15, with the units for 2^x,
 // log2(x), 1/x and 1/sqrt(x), and errs by 6e-7 at most, of results around 1.
 #pragma once

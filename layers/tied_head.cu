@@ -83,11 +83,10 @@ void scale_cpu(T* to, bool add, const T* from, const T* dloss, T rows, const T* 
 
 // One block per row of a chunk; rows lie `apart` numbers apart, a multiple of V, and what is
 // between them is not looked at: a word beyond the vocabulary has probability 0, and up to the word
-// `stored` a gradient of 0. The first pass
-// over the row finds the maximum and the sum of the exponentials together: when a thread's maximum
-// rises, its sum so far is scaled down. The second, which finds the row in the cache (a row of
-// GPT-2 takes 100 KB), puts dl in its place. Reads 2 bytes per logit in bf16, and in training
-// writes 2.
+// `stored` a gradient of 0. The first pass over the row finds the maximum and the sum of the
+// exponentials together: when a thread's maximum rises, its sum so far is scaled down. The second,
+// which finds the row in the cache (a row of GPT-2 takes 100 KB), puts dl in its place. Reads 2
+// bytes per logit in bf16, and in training writes 2.
 template <bool with_gradient, int V, class T>
 __global__ void __launch_bounds__(1024)
     row_losses_kernel(float* losses, T* logits, const int32_t* labels, float scale,
@@ -149,7 +148,7 @@ __global__ void __launch_bounds__(1024)
   }
 }
 
-// One thread per pack of V: as scale_cpu.
+// One thread per pack of V: as scale_cpu. In bf16 4 bytes per number, 6 if `add`.
 template <int V, class T>
 __global__ void scale_kernel(T* to, bool add, const T* from, const float* dloss, float rows,
                              const float* counted, int64_t packs) {

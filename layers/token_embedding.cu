@@ -139,7 +139,7 @@ constexpr int rows_ahead = 8;    // of them, that it has asked memory for
 __device__ inline unsigned token_of(Key key) { return unsigned(key >> 32); }
 __device__ inline int64_t row_of(Key key) { return int64_t(key & 0xffffffffu); }
 
-// keys (padded): those of the rows, then keys larger than any.
+// keys (padded): those of the rows, then keys larger than any. One thread per key.
 __global__ void make_keys_kernel(Key* keys, const int32_t* tokens, int64_t rows, int64_t padded) {
   const int64_t r = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (r < padded) keys[r] = r < rows ? (Key(unsigned(tokens[r])) << 32) | Key(r) : ~Key(0);
@@ -156,7 +156,8 @@ __device__ inline void compare_and_swap(Key* keys, unsigned p, unsigned distance
   if ((a > b) == rising) keys[low] = b, keys[high] = a;
 }
 
-// The steps of `distance` and below for runs of `run`, or with `all`, those of every run up to it.
+// The steps within a tile for runs of `run`, or with `all`, those of every run up to it. A block
+// per tile; in each step its threads take the pairs in turn.
 __global__ void __launch_bounds__(sort_tile / 2)
     sort_tile_kernel(Key* keys, unsigned tile, unsigned run, bool all) {
   SHARED(Key, shared, [sort_tile]);
@@ -174,6 +175,7 @@ __global__ void __launch_bounds__(sort_tile / 2)
   for (unsigned i = threadIdx.x; i < tile; i += blockDim.x) keys[offset + i] = shared[i];
 }
 
+// One step in device memory: one thread per pair.
 __global__ void sort_step_kernel(Key* keys, unsigned distance, unsigned run, unsigned pairs) {
   const unsigned p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p < pairs) compare_and_swap(keys, p, distance, run, 0);
@@ -243,7 +245,8 @@ __global__ void add_runs_kernel(float* dweight, float* heads, float* tails, cons
 }
 
 // One thread per channel and part in which a run begins that goes on in the next. Where it ends is
-// found by halving, so that the loop over its parts doesn't have to ask.
+// found by halving, so that the loop over its parts doesn't have to ask. At most 4 bytes per
+// channel and part, and 8 per channel of such a run.
 __global__ void join_runs_kernel(float* dweight, const float* heads, const float* tails,
                                  const Key* keys, int64_t rows, int C, unsigned vocabulary) {
   const int c = int(blockIdx.y) * int(blockDim.x) + int(threadIdx.x);
@@ -281,7 +284,8 @@ __global__ void position_backward_kernel(float* dposition, const T* dy, int64_t 
   put_sums<V>(dposition + p * V, true, sum);
 }
 
-// A block per part of the rows, a warp per row; one partial sum per block. Reads dy and the table.
+// A block per part of the rows, a warp per row; one partial sum per block. Reads dy and the rows'
+// words of the table: 4 bytes per element in bf16, at most.
 template <class T>
 __global__ void scale_backward_kernel(float* partials, const T* dy, const int32_t* tokens,
                                       const T* weight, int64_t rows, int C, int vocabulary) {

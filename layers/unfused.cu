@@ -157,7 +157,7 @@ void column_sum_cpu(A* sums, const X* a, int64_t rows, int64_t C) {
 
 // (3) The kernels ---------------------------------------------------------------------------------
 
-// One thread per element.
+// One thread per element: reads a (and b, where there is one for each element), writes y.
 template <class F, Along along, class Y, class X, class B>
 __global__ void map_kernel(F f, Y* y, const X* a, const B* b, unsigned n, unsigned C) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -166,7 +166,7 @@ __global__ void map_kernel(F f, Y* y, const X* a, const B* b, unsigned n, unsign
   y[i] = Y(f(float(a[i]), other));
 }
 
-// One warp per row, 8 of them in a block of 32 x 8.
+// One warp per row, 8 of them in a block of 32 x 8. Reads a.
 template <class X>
 __global__ void row_sum_kernel(float* sums, const X* a, int64_t rows, int64_t C) {
   const int64_t r = int64_t(blockIdx.x) * 8 + threadIdx.y;
@@ -178,6 +178,7 @@ __global__ void row_sum_kernel(float* sums, const X* a, int64_t rows, int64_t C)
 }
 
 // A block of 32 x 8 owns 32 channels and every (8 gridDim.y)-th row; one partial sum per channel.
+// Reads a.
 template <class X>
 __global__ void column_sum_kernel(float* partials, const X* a, int64_t rows, int64_t C) {
   SHARED(float, tile, [8][32]);

@@ -1,3 +1,6 @@
+// Read `forward` first, then `block_forward` and the branches: that is the page. Scalars,
+// first_init, last_init and `spectral` serve NormFree (vit.h, experiment 13); a ViT with norms has
+// none of them.
 #include "models/vit.h"
 
 #include <cmath>
@@ -21,8 +24,8 @@ ViT::ViT(const ViTConfig& c, Parameters& parameters) : config_(c) {
           name_of(c.norm.kind));
 
   const int64_t C = c.width, P = c.patch_size, hidden = int64_t(float(c.width) * c.mlp_ratio);
-  // Cut at two of these deviations, which leaves one of 0.0176. (timm's trunc_normal_ of the same
-  // 0.02 cuts at the number 2, so not at all.)
+  // Truncated at two standard deviations, which leaves a standard deviation of 0.0176. (timm's
+  // trunc_normal_ of the same 0.02 cuts at the number 2, so not at all.)
   const Init weight = Init::truncated(0.02), zeros = Init::zeros();
   const bool spectral = c.norm_free == NormFree::sigma_reparam;
   const Init convolution = Init::uniform(1 / std::sqrt(double(c.channels * P * P)));  // PyTorch's
@@ -52,7 +55,8 @@ ViT::ViT(const ViTConfig& c, Parameters& parameters) : config_(c) {
     b.mlp = add_scalars(parameters, name + "mlp.");
     b.drop_path = c.depth > 1 ? c.drop_path * float(i) / float(c.depth - 1) : 0;
   }
-  // Post-LN's last block ends in a norm; one more is Pre-LN's (arXiv 2002.04745, section 3).
+  // Post-LN's last block already ends in a norm; Pre-LN needs one more (arXiv 2002.04745, section
+  // 3).
   if (c.norm.placement == Placement::pre) {
     norm_ = Norm(parameters, c.pool == Pool::mean ? "fc_norm" : "norm", C, c.norm);
   } else {

@@ -59,13 +59,14 @@ void Trainer::train_step(const TrainTask& task, int64_t step) {
   losses_of_.push_back(step);
 }
 
-// All that were sent but the last `but`. False, and where, if one shows that the run has diverged.
-bool Trainer::receive_losses(size_t but, TrainResult& result) {
-  while (losses_of_.size() > but) {
+// Reads all losses sent but the newest `still_on_their_way`. If one shows that the run has
+// diverged: false, and result.diverged_at.
+bool Trainer::receive_losses(size_t still_on_their_way, TrainResult& result) {
+  while (losses_of_.size() > still_on_their_way) {
     const int64_t step = losses_of_.front();
     losses_of_.pop_front();
     const double loss = step_.receive_loss();
-    if (!(loss <= options_.diverged_above)) {
+    if (!(loss <= options_.diverged_above)) {  // also if NaN
       result.diverged_at = state_.step = step;
       return false;
     }
@@ -101,7 +102,7 @@ void Trainer::save(bool last) {
 
 TrainResult Trainer::run(const TrainTask& task, const ShowProgress& show) {
   const CheckpointOptions& checkpoint = options_.checkpoint;
-  // To read a loss at once is to wait for the device: two steps later it is there.
+  // Reading a loss at once would wait for the device; two steps later it is there.
   const size_t late = parameters_.device() == Device::cpu ? 0 : 2;
   const int64_t first = state_.step;
   const double before = state_.seconds, start = seconds_now();

@@ -99,7 +99,7 @@ class Trainer {
 
  private:
   void train_step(const TrainTask& task, int64_t step);
-  bool receive_losses(size_t but, TrainResult& result);
+  bool receive_losses(size_t still_on_their_way, TrainResult& result);
   void look(const TrainTask& task, bool last);
   void save(bool last);
 

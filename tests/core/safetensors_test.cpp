@@ -79,7 +79,7 @@ std::string entry(const std::string& name, const std::string& dtype, const std::
          ",\"data_offsets\":" + offsets + "}";
 }
 
-// ---- round trip -----------------------------------------------------------------------------
+// --- Round trip ----------------------------------------------------------------------------------
 
 TEST_F(SafetensorsTest, RoundTripKeepsEveryBit) {
   TensorFile file;
@@ -148,7 +148,7 @@ TEST_F(SafetensorsTest, EmptyTensorsMayLieAnywhereInTheData) {
   EXPECT_EQ(read_safetensors(path()).tensors.size(), 3u);
 }
 
-// ---- accessors ------------------------------------------------------------------------------
+// --- Accessors -----------------------------------------------------------------------------------
 
 TEST_F(SafetensorsTest, NumbersAreConverted) {
   TensorFile file;
@@ -201,7 +201,7 @@ TEST_F(SafetensorsTest, AddRefusesWhatCannotBeStored) {
   EXPECT_THROW(file.add<float>("__metadata__", {1}, {1}), Error);
 }
 
-// ---- bad files ------------------------------------------------------------------------------
+// --- Bad files -----------------------------------------------------------------------------------
 
 TEST_F(SafetensorsTest, NoFile) {
   EXPECT_SAYS(complaint(), "no such file");
@@ -344,7 +344,7 @@ TEST_F(SafetensorsTest, AnyDamagedByteIsSurvived) {
   }
 }
 
-// ---- writing that fails ---------------------------------------------------------------------
+// --- Writing that fails --------------------------------------------------------------------------
 
 TEST_F(SafetensorsTest, AFullDiskLeavesTheOldFile) {
   TensorFile old_file, new_file;

@@ -98,8 +98,7 @@ TEST(Experiment07, GivesTheNumbersOfDirectTraining) {
   EXPECT_EQ(found, 1);
 }
 
-// ------------------------------------------------------------------------- what looks inside
-// models
+// --- What looks inside models --------------------------------------------------------------------
 
 TEST(Activations, AreThoseOfTheNorms) {
   const ImageSplits data = load_images("synthetic", 10, 6);

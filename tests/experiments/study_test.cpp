@@ -247,7 +247,7 @@ TEST(Study, ResultsAndReport) {
   EXPECT_NE(mixed.notes[0].find(build_commit()), std::string::npos);
 }
 
-// ----------------------------------------------------------------------------- with real training
+// --- With real training --------------------------------------------------------------------------
 
 const ViTConfig tiny_vit{.width = 16, .depth = 1, .heads = 1};
 const TrainOptions short_training{.steps = 4, .batch = 8, .lr = 1e-3, .evaluate_every = 2};

@@ -47,8 +47,8 @@ class Beam {
       Hypothesis next = alive_[c.from];
       next.log_probability = c.log_probability;
       if (c.token == end) {
-        // One that wouldn't have been kept has not earned to end.
-        if (i < size_t(o.beams)) finish(next, next.tokens.size() + 1, o.length_penalty);
+        // Behind the first `beams`, one comes here only after a likelier one of the same length.
+        finish(next, next.tokens.size() + 1, o.length_penalty);
       } else {
         next.tokens.push_back(c.token);
         kept.push_back(std::move(next));

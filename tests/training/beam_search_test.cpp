@@ -88,6 +88,75 @@ TEST(BeamSearch, WithAllBeamsItFindsTheBestOfAllTranslations) {
   }
 }
 
+// What the search should find, the long way round: every beginning goes on with every token; of all
+// these the best `beams` are looked at, and those of them that end are translations; the best
+// `beams` that don't end are the next beginnings. Nothing stops early.
+std::vector<int32_t> by_definition(size_t text, int64_t longest, size_t beams, double penalty) {
+  struct Text {
+    std::vector<int32_t> tokens;
+    double log_p;
+  };
+  std::vector<Text> beginnings = {{{}, 0}};
+  double best = -INFINITY;
+  std::vector<int32_t> result;
+  for (int64_t length = 1; length <= longest; ++length) {
+    std::vector<Text> all;
+    for (const Text& b : beginnings) {
+      const std::vector<double> logits = logits_after(text, b.tokens);
+      for (int32_t v = 0; v < V; ++v) {
+        all.push_back({b.tokens, b.log_p + log_probability(logits, v)});
+        all.back().tokens.push_back(v);
+      }
+    }
+    std::sort(all.begin(), all.end(),
+              [](const Text& a, const Text& b) { return a.log_p > b.log_p; });
+    beginnings.clear();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const bool ended = all[i].tokens.back() == end;
+      const double worth = all[i].log_p / std::pow((5 + double(length)) / 6, penalty);
+      if (ended && i < beams && worth > best) {
+        best = worth;
+        result.assign(all[i].tokens.begin(), all[i].tokens.end() - 1);
+      }
+      if (!ended && beginnings.size() < beams) beginnings.push_back(all[i]);
+    }
+  }
+  return best > -INFINITY ? result : beginnings[0].tokens;
+}
+
+TEST(BeamSearch, WithFewBeamsItFindsWhatTheDefinitionSays) {
+  for (const int beams : {1, 2, 3, 5}) {
+    for (const double penalty : {0.0, 0.6, 2.0}) {
+      std::vector<int64_t> longest;
+      for (int text = 0; text < 60; ++text) longest.push_back(2 + text % 7);
+      const auto found = search(longest, beams, penalty);
+      for (size_t text = 0; text < longest.size(); ++text) {
+        EXPECT_EQ(found[text], by_definition(text, longest[text], size_t(beams), penalty))
+            << "text " << text << ", " << beams << " beams, penalty " << penalty;
+      }
+    }
+  }
+}
+
+// The empty translation is the third of the first tokens' and so not among two beams. With its
+// probability of 0.05 it would be the best of all that end, as what goes on ends with 0.02.
+TEST(BeamSearch, WhatEndsOutsideTheBeamsIsNoTranslation) {
+  const NextLogits next = [](const std::vector<int32_t>& tokens, const std::vector<int32_t>&) {
+    std::vector<float> logits;
+    for (const int32_t token : tokens) {
+      const std::vector<double> p = token == begin ? std::vector<double>{1e-9, 0.05, 0.5, 0.45}
+                                                   : std::vector<double>{1e-9, 0.02, 0.38, 0.6};
+      for (const double share : p) logits.push_back(float(std::log(share)));
+    }
+    return logits;
+  };
+  const std::vector<int64_t> longest = {3};
+  EXPECT_EQ(beam_search(longest, 4, begin, end, {.beams = 2, .length_penalty = 0}, next)[0],
+            (std::vector<int32_t>{2, 3, 3}));
+  EXPECT_EQ(beam_search(longest, 4, begin, end, {.beams = 3, .length_penalty = 0}, next)[0],
+            std::vector<int32_t>{});
+}
+
 // After the beginning comes the end with probability exp(-1), after the word 2 exp(-0.7), else 2.
 std::vector<std::vector<int32_t>> end_or_two(const BeamOptions& options) {
   const NextLogits next = [](const std::vector<int32_t>& tokens, const std::vector<int32_t>&) {

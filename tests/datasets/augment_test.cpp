@@ -94,6 +94,24 @@ TEST(RandAugment, ItsStrengthScatters) {
   EXPECT_GT(values(0.5f), 20u);
 }
 
+// timm: max(0, min(magnitude, 10)). With an enormous deviation half of the levels become 0 and half
+// 10. On an image of 100 whose surroundings are 100, too, the fifteen operations give at level 0:
+// 100, posterised to 4 bits 96, inverted (as it has no level) 155; at level 10: brightness times
+// 1.9 and 0.1, posterised to no bit 0, solarised from 0 on 155, and 110 more of what is below 128.
+TEST(RandAugment, ItsStrengthStaysWithinNoneAndAll) {
+  ImageDataset set = random_images(2000);
+  std::fill(set.images.begin(), set.images.end(), uint8_t(100));
+  std::fill(set.mean.begin(), set.mean.end(), 100 / 255.0f);
+  Augment augment = nothing;
+  augment.rand_augment = 1;
+  for (const float magnitude : {0.0f, 5.0f, 10.0f}) {
+    augment.magnitude = magnitude, augment.magnitude_std = 1e6f;
+    std::set<int> seen;
+    for (const float v : fill(set, augment)) seen.insert(int(std::lround(v)) + 100);
+    EXPECT_EQ(seen, (std::set<int>{0, 10, 96, 100, 155, 190, 210})) << magnitude;
+  }
+}
+
 TEST(RandAugment, DependsOnSeedEpochAndImageOnly) {
   const ImageDataset set = random_images(60);
   Augment augment = nothing;

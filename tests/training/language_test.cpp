@@ -302,16 +302,21 @@ TEST(Choose, FollowsTheProbabilities) {
   expect_error([&] { choose_token(bad, 1, 0, 0.5); }, {"not finite"});
 }
 
+// Larger weights: a text with surprises.
+void enlarge_weights(Model& model) {
+  for (const Parameter& p : model.parameters.all()) {
+    std::vector<double> values = model.parameters.values(p);
+    for (double& v : values) v *= p.shape.rank() == 2 ? 8 : 1;
+    model.parameters.set_values(p, values);
+  }
+}
+
 // The same tokens with the cache and without, past the end of the context too.
 void check_cache(Device device, int64_t tokens) {
   for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
     GPTConfig config = tiny(NormKind::layernorm, style);
     Model model(config, device, DType::f32);
-    for (const Parameter& p : model.parameters.all()) {  // larger weights: a text with surprises
-      std::vector<double> values = model.parameters.values(p);
-      for (double& v : values) v *= p.shape.rank() == 2 ? 8 : 1;
-      model.parameters.set_values(p, values);
-    }
+    enlarge_weights(model);
     const std::vector<int32_t> prompt = {1, 2, 3};
     SampleOptions options{.tokens = tokens, .temperature = 0.9, .top_k = 5, .seed = 4};
     std::vector<int32_t> shown;
@@ -330,6 +335,48 @@ TEST(Generate, WritesTheSameWithAndWithoutTheCache) { check_cache(Device::cpu, 4
 TEST(GenerateKernels, WriteTheSameWithAndWithoutTheCache) {
   SKIP_WITHOUT_KERNELS();
   check_cache(kernel_device, 16);
+}
+
+// The likeliest tokens by direct forward passes over what should be visible: a text that has
+// outgrown the context, of which only the last `kept` tokens are read again.
+std::vector<int32_t> likeliest(const Model& model, std::vector<int32_t> visible, int64_t count,
+                               size_t kept) {
+  const GPTConfig& config = model.gpt.config();
+  std::vector<int32_t> written;
+  for (int64_t n = 0; n < count; ++n) {
+    if (visible.size() > size_t(config.context)) {
+      visible = {visible.end() - std::ptrdiff_t(kept), visible.end()};
+    }
+    Tape tape(Device::cpu, DType::f32);
+    tape.training = false;
+    const int64_t length = int64_t(visible.size());
+    const std::vector<double> logits =
+        to_host(tape, model.gpt.logits(tape, tape.upload({1, length}, DType::i32, visible.data())));
+    const auto last = logits.end() - config.vocabulary;
+    written.push_back(int32_t(std::max_element(last, logits.end()) - last));
+    visible.push_back(written.back());
+  }
+  return written;
+}
+
+// A text that is a token longer than the context goes on from its later half: 6 of 13 tokens, and 6
+// of 12. That many and no other: the text of each number is different.
+TEST(Generate, ReadsTheLaterHalfOfAFullContextAgain) {
+  for (const int context : {12, 11}) {
+    GPTConfig config = tiny(NormKind::layernorm);
+    config.vocabulary = 50, config.context = context, config.tied = false;
+    Model model(config, Device::cpu, DType::f32);
+    enlarge_weights(model);
+    const std::vector<int32_t> prompt = {1, 2, 3};
+    const auto written = generate(model.gpt, model.parameters, prompt,
+                                  {.tokens = 60, .temperature = 0, .cache = false});
+    for (size_t kept = 1; kept <= size_t(context); ++kept) {
+      EXPECT_EQ(likeliest(model, prompt, 60, kept) == written, kept == 6)
+          << kept << " of " << context + 1;
+    }
+    EXPECT_EQ(generate(model.gpt, model.parameters, prompt, {.tokens = 60, .temperature = 0}),
+              written);
+  }
 }
 
 TEST(Generate, WritesWhatItHasLearned) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/frozen.h"
 #include "experiments/activations.h"
 #include "experiments/norm_shapes.h"
 #include "experiments/registry.h"
@@ -75,6 +76,16 @@ TEST_P(SmokeTest, ReportIsCompleteAndRepeats) {
 INSTANTIATE_TEST_SUITE_P(Experiments, SmokeTest,
                          testing::Values(2, 3, 4, 7, 8, 9, 10, 11, 12, 13, 16, 18), name_of_number);
 
+// What an experiment reports of an arm after this many steps.
+double reported_loss(const Report& report, const std::string& arm, int64_t steps) {
+  std::vector<double> values;
+  for (const CurvePoint& p : report.curves) {
+    if (p.arm == arm && p.step == steps && p.metric == "test loss") values.push_back(p.value);
+  }
+  EXPECT_EQ(values.size(), 1u) << arm;
+  return values.empty() ? std::nan("") : values[0];
+}
+
 // What an experiment reports of an arm is what training that model directly gives.
 TEST(Experiment07, GivesTheNumbersOfDirectTraining) {
   const Options options{.device = "cpu", .size = Size::smoke, .seeds = 1};
@@ -89,13 +100,36 @@ TEST(Experiment07, GivesTheNumbersOfDirectTraining) {
   const TrainResult result = train_classifier(
       [&](Tape& tape, const Tensor& images) { return model.forward(tape, images); }, parameters,
       data, setting.train);
-  int found = 0;
-  for (const CurvePoint& p : report.curves) {
-    if (p.arm != "hardtanh" || p.step != setting.train.steps || p.metric != "test loss") continue;
-    EXPECT_EQ(p.value, result.last().test_loss);
-    ++found;
+  EXPECT_EQ(reported_loss(report, "hardtanh", setting.train.steps), result.last().test_loss);
+}
+
+// Norms alone are trained at a rate of 1 that falls to a hundredth, everything at the setting's.
+TEST(Experiment18, TrainsNormsAloneAtARateOfTheirOwn) {
+  const Options options{.device = "cpu", .size = Size::smoke, .seeds = 1};
+  const Report report = run_18_only_norms(options);
+  ViTSetting setting = small_vit(options);
+  const ImageSplits data = load_for(setting, options);
+  setting.model.width = 16, setting.model.heads = 1;
+  setting.train.seed = 1;
+  for (const NormKind norm : {NormKind::layernorm, NormKind::dyt}) {
+    setting.model.norm = {.kind = norm, .alpha0 = 0.5f};
+    const std::string name = norm == NormKind::dyt ? "DyT" : "LN";
+    for (const bool only_norms : {false, true}) {
+      TrainOptions train = setting.train;
+      if (only_norms) train.lr = 1, train.lr_floor = 0.01;
+      Parameters parameters;
+      const ViT model(setting.model, parameters);
+      const Frozen frozen = only_norms ? all_but_norms(parameters) : Frozen();
+      parameters.allocate(Device::cpu, DType::f32, 1);
+      const auto forward = [&](Tape& tape, const Tensor& images) {
+        frozen.begin(tape);
+        return model.forward(tape, images);
+      };
+      const TrainResult result = train_classifier(forward, parameters, data, train);
+      const std::string arm = name + (only_norms ? ", norms alone" : ", everything") + ", width 16";
+      EXPECT_EQ(reported_loss(report, arm, train.steps), result.last().test_loss) << arm;
+    }
   }
-  EXPECT_EQ(found, 1);
 }
 
 // --- What looks inside models --------------------------------------------------------------------

@@ -132,6 +132,56 @@ TEST(Experiment18, TrainsNormsAloneAtARateOfTheirOwn) {
   }
 }
 
+// Trains a ConvNet as experiment 12 does at its smallest, and returns how many % of what goes into
+// each norm of ten test images tanh brings within 5 % of its bounds.
+template <class Model, class Config>
+std::vector<double> saturated_inputs(Config config, const ImageSplits& data, uint64_t seed) {
+  config.image_size = data.train.height, config.classes = data.train.classes();
+  config.norm = {.kind = NormKind::dyt};
+  Parameters parameters;
+  const Model model(config, parameters);
+  parameters.allocate(Device::cpu, DType::f32, seed);
+  TrainOptions train{.steps = 5, .batch = 20, .lr = 2e-3, .lr_floor = 2e-5, .warmup = 1};
+  train.adamw.weight_decay = 0.05f, train.adamw.max_norm = 1;
+  train.seed = seed;
+  const auto forward = [&](Tape& tape, const Tensor& images) {
+    return model.forward(tape, images);
+  };
+  train_classifier(forward, parameters, data, train);
+  std::vector<double> percent;
+  for (const SiteActivations& s : observe_norms(forward, parameters, data.test, 10)) {
+    const double alpha = parameters.values(parameters.find(s.site + ".alpha"))[0];
+    double count = 0;
+    for (const float x : s.in) count += std::abs(std::tanh(alpha * double(x))) > 0.95;
+    percent.push_back(100 * count / double(s.in.size()));
+  }
+  return percent;
+}
+
+// Of seed 7, which moves both networks' first alpha so far that inputs cross the bound.
+TEST(Experiment12, ReportsWhereTheTanhSaturates) {
+  const Report report =
+      run_12_batchnorm({.device = "cpu", .size = Size::smoke, .seeds = 1, .first_seed = 7});
+  const ImageSplits data = load_images("synthetic", 100, 40);
+  const auto expect_reported = [&](const std::string& network, const std::vector<double>& percent) {
+    EXPECT_GT(percent[0], 0) << network;
+    const auto plot = std::find_if(report.plots.begin(), report.plots.end(),
+                                   [&](const Plot& p) { return p.name == network + "-saturated"; });
+    ASSERT_NE(plot, report.plots.end()) << network;
+    ASSERT_EQ(plot->series.size(), 1u) << network;  // the other arms have no tanh
+    EXPECT_EQ(plot->series[0].name, "DyT");
+    ASSERT_EQ(plot->series[0].y.size(), percent.size()) << network;
+    for (size_t i = 0; i < percent.size(); ++i) {
+      EXPECT_DOUBLE_EQ(plot->series[0].y[i], percent[i]) << network << ", norm " << i;
+    }
+  };
+  const ResNetConfig resnet{
+      .large_stem = false, .stem_width = 4, .depths = {1, 1}, .widths = {4, 8}};
+  const VGGConfig vgg{.features = {4, 0, 8, 0}, .hidden = 0};
+  expect_reported("ResNet", saturated_inputs<ResNet>(resnet, data, 7));
+  expect_reported("VGG", saturated_inputs<VGG>(vgg, data, 7));
+}
+
 // --- What looks inside models --------------------------------------------------------------------
 
 TEST(Activations, AreThoseOfTheNorms) {
@@ -161,6 +211,8 @@ TEST(Activations, Statistics) {
   EXPECT_DOUBLE_EQ(spread_of(x).largest, 3);
   EXPECT_DOUBLE_EQ(saturated_share(x, 1), 0.5);  // tanh(3) = 0.995, tanh(1) = 0.76
   EXPECT_DOUBLE_EQ(saturated_share(x, 0.5), 0);
+  // tanh(1.83) = 0.9498, tanh(1.84) = 0.9508
+  EXPECT_DOUBLE_EQ(saturated_share({-1.84f, -1.83f, 0, 1.83f, 1.84f}, 1), 0.4);
   EXPECT_THROW(spread_of({}), Error);
 }
 

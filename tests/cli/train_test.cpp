@@ -145,7 +145,7 @@ TEST_F(TrainCli, SamplesFromWhatItTrained) {
 }
 
 // A 2 x 2 BMP of one colour.
-std::string bmp(unsigned char red) {
+std::string bmp(int red, int green = 0, int blue = 0) {
   std::string file("BM", 2);
   const auto number = [&](uint32_t v) {
     for (int i = 0; i < 4; ++i) file += char(v >> (8 * i) & 255);
@@ -154,7 +154,7 @@ std::string bmp(unsigned char red) {
   file += std::string("\1\0\30\0", 4);
   number(0), number(16), number(0), number(0), number(0), number(0);
   for (int row = 0; row < 2; ++row) {
-    for (int column = 0; column < 2; ++column) file += {'\0', '\0', char(red)};
+    for (int column = 0; column < 2; ++column) file += {char(blue), char(green), char(red)};
     file += std::string(2, '\0');
   }
   return file;
@@ -184,6 +184,46 @@ TEST_F(TrainCli, PredictsWhatTheModelSays) {
   std::snprintf(share, sizeof share, " %.1f %%", 100 / sum);
   const std::string name = data.at("classes")[size_t(top - logits.begin())];
   EXPECT_EQ(dyt("predict vit.st red.bmp --top 1").out, "red.bmp: " + name + share + "\n");
+}
+
+// A model of one channel sees the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, rounded: a
+// colour is to it what this grey is, and no other grey. It has learned to tell greys apart from
+// images in MNIST's format, of 8 x 8 pixels of one value each.
+TEST_F(TrainCli, PredictsColoursByTheirBrightness) {
+  const auto write = [&](const std::string& name, char dimensions, const std::string& bytes) {
+    std::string file = {0, 0, 8, dimensions, 0, 0, 0, 100};
+    if (dimensions == 3) file += {0, 0, 0, 8, 0, 0, 0, 8};
+    std::ofstream(folder_ / "grey" / name, std::ios::binary) << file << bytes;
+  };
+  fs::create_directories(folder_ / "grey");
+  std::string images, labels;
+  for (int n = 0; n < 100; ++n) {
+    images.append(8 * 8, char(n * 255 / 99));
+    labels += char(n / 10);
+  }
+  for (const std::string split : {"train", "t10k"}) {
+    write(split + "-images-idx3-ubyte", 3, images);
+    write(split + "-labels-idx1-ubyte", 1, labels);
+  }
+  expect_fine(
+      "train vit --data mnist:grey --width 16 --depth 1 --heads 1 --patch 8 --batch 20 "
+      "--steps 200 --lr 0.02 --save grey.st");
+  const auto seen = [&](int red, int green, int blue) {
+    std::ofstream(folder_ / "image.bmp", std::ios::binary) << bmp(red, green, blue);
+    const Ran ran = dyt("predict grey.st image.bmp --top 10");
+    EXPECT_EQ(ran.status, 0) << ran.error;
+    return ran.out;
+  };
+  const auto expect_grey = [&](int red, int green, int blue, int grey) {
+    const std::string colour = seen(red, green, blue);
+    EXPECT_EQ(colour, seen(grey, grey, grey)) << grey;
+    EXPECT_NE(colour, seen(grey - 1, grey - 1, grey - 1)) << grey;
+    EXPECT_NE(colour, seen(grey + 1, grey + 1, grey + 1)) << grey;
+  };
+  expect_grey(255, 0, 0, 76);      // 76.2
+  expect_grey(0, 255, 0, 150);     // 149.7
+  expect_grey(0, 0, 255, 29);      // 29.1
+  expect_grey(200, 100, 50, 124);  // 124.2
 }
 
 TEST_F(TrainCli, PredictsWithWhatItTrained) {

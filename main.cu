@@ -29,6 +29,16 @@ void settle_threads() {
   omp_set_num_threads(std::min(omp_get_max_threads(), omp_get_thread_limit()));
 }
 
+// "dyt bench train": as far as the command line was understood.
+std::string chosen_command(const CLI::App& app) {
+  std::string name = "dyt";
+  for (const CLI::App* a = &app; !a->get_subcommands().empty();) {
+    a = a->get_subcommands().front();
+    name += " " + a->get_name();
+  }
+  return name;
+}
+
 int command_line(int argc, char** argv) {
   CLI::App app{"dyt: Transformers with and without normalization, from scratch"};
   app.require_subcommand(1);
@@ -58,7 +68,7 @@ int command_line(int argc, char** argv) {
   } catch (const CLI::CallForAllHelp& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    std::cerr << "dyt: " << e.what() << " (see dyt --help)\n";
+    std::cerr << "dyt: " << e.what() << " (see " << chosen_command(app) << " --help)\n";
     return 2;
   }
   return 0;

@@ -29,7 +29,9 @@ struct Trained {
 
 Trained trained_on(const SavedModel& saved, const std::string& file) {
   const auto text = saved.metadata.find("dyt.data");
-  require(text != saved.metadata.end(), file, " doesn't say what its classes are called");
+  require(text != saved.metadata.end(), file,
+          " doesn't say what its classes are called: it needs a checkpoint that dyt train --save "
+          "wrote, not weights alone");
   Trained data;
   try {
     const auto json = parse_json(text->second);

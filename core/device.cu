@@ -66,12 +66,18 @@ std::string processor_text() {
          " cores";
 }
 
+std::string no_memory(size_t bytes, const char* whose) {
+  return "the " + std::string(whose) + " has no " + std::to_string(bytes >> 20) +
+         " MiB of memory left for this: a smaller batch (--batch), or one in parts "
+         "(--accumulate), takes less";
+}
+
 constexpr size_t huge_page = size_t(2) << 20;
 
 void* host_allocate(size_t bytes) {
   const size_t alignment = bytes >= 2 * huge_page ? huge_page : 256;
   void* data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  require(data, "no memory for ", bytes, " bytes");
+  require(data, no_memory(bytes, "processor"));
   if (alignment == huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // fewer page faults
   return data;
 }
@@ -225,7 +231,12 @@ void* device_allocate(Device device, size_t bytes) {
   if (device == Device::cpu) return host_allocate(bytes);
   refuse_while_recording("memory is allocated");
   void* data = nullptr;
-  check_cuda(cudaMalloc(&data, bytes ? bytes : 1));
+  const cudaError_t error = cudaMalloc(&data, bytes ? bytes : 1);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // or the next check would find it
+    fail(no_memory(bytes, "GPU"));
+  }
+  check_cuda(error);
   return data;
 }
 void device_free(Device device, void* data) {

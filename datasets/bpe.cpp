@@ -1,6 +1,8 @@
 #include "datasets/bpe.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <set>
@@ -170,12 +172,12 @@ void BytePairs::save(const std::filesystem::path& path) const {
   std::ofstream out(path);
   out << heading << "\n";
   for (const auto& [a, b] : pairs_) out << a << " " << b << "\n";
-  require(bool(out.flush()), "cannot write ", path.string());
+  require(bool(out.flush()), "cannot write ", path.string(), ": ", std::strerror(errno));
 }
 
 BytePairs BytePairs::load(const std::filesystem::path& path) {
   std::ifstream in(path);
-  require(bool(in), "cannot read ", path.string());
+  require(bool(in), "cannot read ", path.string(), ": ", std::strerror(errno));
   std::string line;
   require(std::getline(in, line) && line == heading, path.string(),
           " is no vocabulary of byte pairs: it does not begin with \"", heading, "\"");

@@ -3,6 +3,8 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -20,7 +22,7 @@ class IdxFile {
  public:
   explicit IdxFile(const fs::path& path)
       : name_(path.string()), file_(gzopen(name_.c_str(), "rb"), gzclose) {
-    require(file_ != nullptr, "cannot read ", name_);
+    require(file_ != nullptr, "cannot read ", name_, ": ", std::strerror(errno));
     gzbuffer(file_.get(), 1 << 17);
   }
 

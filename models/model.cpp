@@ -30,7 +30,10 @@ void accept(const ModelSpec& spec, std::initializer_list<std::string_view> names
       if (name == known) return;
     }
     const bool known = std::find(names.begin(), names.end(), name) != names.end();
-    require(!field || known, spec.preset, " has no ", name, " to choose");
+    if (!field || known) return;
+    std::string all;
+    for (std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
+    fail(spec.preset, " has no ", name, " to choose, only ", all, " and the norm");
   });
 }
 

@@ -81,8 +81,9 @@ void read_under_own_names(Parameters& parameters, const TensorFile& file,
                           const std::string& prefix) {
   const auto read = [&](const auto& p) {
     const std::string name = prefix + p.name;
-    require(file.at(name).shape == shape_in_file(p.shape), file.source, ": ", name,
-            " has another shape");
+    const auto there = file.at(name).shape, wanted = shape_in_file(p.shape);
+    require(there == wanted, file.source, ": ", name, " has the shape ", shape_text(there),
+            ", this model's has ", shape_text(wanted));
     parameters.set_values(p, file.doubles(name));
   };
   for (const Parameter& p : parameters.all()) read(p);

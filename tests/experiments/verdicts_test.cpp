@@ -92,19 +92,33 @@ TEST(Verdicts, OfViTAndConvNeXt) {
 
 TEST(Verdicts, OfLanguageModels) {
   const Judged judged(5);
-  const auto outcome = [&](Results r) {
-    r.insert({{"LN", all(1)}, {"DyT", all(1.02)}, {"Derf", all(1)}});
-    r.insert({{"RMSNorm (LLaMA)", all(1)}, {"DyT (LLaMA)", all(1.01)}});
-    return judged("val loss", r, 0);
+  const auto outcome = [&](Results best) {  // each at one of two rates; at the other 4
+    Results r = {{"LN, lr 0.0080", all(1)},
+                 {"DyT, lr 0.0040", all(1.02)},
+                 {"Derf, lr 0.0040", all(1)},
+                 {"RMSNorm (LLaMA), lr 0.0080", all(1)},
+                 {"DyT (LLaMA), lr 0.0040", all(1.01)}};
+    for (const auto& [arm, seeds] : best) r[arm] = seeds;
+    return judged("val loss", r, 4);
   };
   EXPECT_EQ(outcome({}), yes);
-  EXPECT_EQ(outcome({{"DyT (LLaMA)", all(1.03)}}), no);
-  EXPECT_EQ(outcome({{"Derf", all(1.03)}}), no);
-  EXPECT_EQ(outcome({{"Derf", all(1.01)}, {"DyT", all(1.005)}}), open);
-  EXPECT_EQ(outcome({{"DyT (LLaMA)", {0.9, 1.0, 1.1}}}), open);
-  EXPECT_EQ(outcome({{"Derf", {0.9, 1.0, 1.1}}}), open);
-  EXPECT_EQ(outcome({{"LN", all(5)}, {"Derf", all(5)}, {"DyT", all(5)}}), open);  // no better than
-  EXPECT_EQ(outcome({{"RMSNorm (LLaMA)", all(5)}, {"DyT (LLaMA)", all(5)}}), open);  // frequencies
+  EXPECT_EQ(outcome({{"DyT (LLaMA), lr 0.0040", all(1.03)}}), no);
+  EXPECT_EQ(outcome({{"Derf, lr 0.0040", all(1.03)}}), no);
+  EXPECT_EQ(outcome({{"LN, lr 0.0040", all(0.9)}}), no);  // the baseline's better rate counts
+  EXPECT_EQ(outcome({{"Derf, lr 0.0040", all(1.01)}, {"DyT, lr 0.0040", all(1.005)}}), open);
+  EXPECT_EQ(outcome({{"DyT (LLaMA), lr 0.0040", {0.9, 1.0, 1.1}}}), open);
+  EXPECT_EQ(outcome({{"Derf, lr 0.0040", {0.9, 1.0, 1.1}}}), open);
+  const auto after = [&](double gpt2, double llama) {  // all models of a style at the same loss
+    return judged("val loss",
+                  {{"RMSNorm (LLaMA), lr 0.0040", all(llama)},
+                   {"RMSNorm (LLaMA), lr 0.0080", all(llama)},
+                   {"DyT (LLaMA), lr 0.0040", all(llama)},
+                   {"DyT (LLaMA), lr 0.0080", all(llama)}},
+                  gpt2);
+  };
+  EXPECT_EQ(after(1, 1), yes);
+  EXPECT_EQ(after(5, 1), open);  // no better than the frequencies of bytes
+  EXPECT_EQ(after(1, 5), open);
 }
 
 TEST(Verdicts, OfSquashingFunctions) {
@@ -199,6 +213,7 @@ TEST(Verdicts, OfRivals) {
   EXPECT_EQ(outcome({{"Fixup, lr 0.0020", all(0.61)}}), no);
   EXPECT_EQ(outcome({{"SkipInit, lr 0.0005", all(0.61)}}), no);
   EXPECT_EQ(outcome({{"Fixup, lr 0.0005", {0.4, 0.5, 0.7}}}), open);
+  EXPECT_EQ(outcome({{"sigmaReparam, lr 0.0005", {0.58, 0.6, 0.63}}}), open);
 }
 
 TEST(Verdicts, OfWarmUp) {
@@ -231,6 +246,7 @@ TEST(Verdicts, OfReplacements) {
   EXPECT_EQ(outcome({}), yes);
   EXPECT_EQ(outcome({{"erf", all(0.59)}}), no);
   EXPECT_EQ(outcome({{"erf", all(0.61)}}), yes);
+  EXPECT_EQ(outcome({{"erf", {0.5, 0.6, 0.72}}}), open);
   for (const char* arm : {"1 + tanh", "arcsinh", "dead zone", "bump"}) {
     EXPECT_EQ(outcome({{arm, all(0.61)}}), no) << arm;
     EXPECT_EQ(outcome({{arm, {0.4, 0.5, 0.65}}}), open) << arm;

@@ -105,33 +105,43 @@ TEST(GPTKernels, ReadTokenByTokenWithACache) {
   check_cache(kernel_device, DType::f32, 2e-6);
 }
 
-// A gradient check of the whole model in f64, in each style and placement, with dropout.
+// A gradient check of the whole model in f64, in each style and placement, with dropout; and of a
+// model that sees the whole text and names what was hidden from it.
 TEST(GPT, GradientsAgreeWithFiniteDifferences) {
-  for (GPTStyle style : {GPTStyle::gpt2, GPTStyle::llama}) {
-    for (Placement placement : {Placement::pre, Placement::post}) {
-      GPTConfig config{.style = style,
-                       .vocabulary = 7,
-                       .context = 5,
-                       .width = 32,
-                       .depth = 1,
-                       .heads = 2,
-                       .hidden = 6,
-                       .tied = style == GPTStyle::gpt2,
-                       .dropout = 0.2f,
-                       .norm = {.kind = NormKind::dyt, .placement = placement}};
-      const auto model = std::make_shared<std::unique_ptr<GPT>>();
-      const OpCase op{.name = style == GPTStyle::gpt2 ? "gpt2" : "llama",
-                      .inputs = {},
-                      .declare = [=](Parameters& p) { *model = std::make_unique<GPT>(config, p); },
-                      .run =
-                          [=](Tape& tape, const std::vector<Tensor>&, Parameters&) {
-                            const std::vector<int32_t> text = {0, 3, 3, 6, 1, 2, 0, 3, 5, 1};
-                            return (*model)->loss(tape,
-                                                  tape.upload({2, 4}, DType::i32, text.data()),
-                                                  tape.upload({2, 4}, DType::i32, text.data() + 1));
-                          }};
-      check_gradients(op);
-    }
+  struct Case {
+    GPTStyle style;
+    Placement placement;
+    bool causal;
+  };
+  for (const auto& [style, placement, causal] : {Case{GPTStyle::gpt2, Placement::pre, true},
+                                                 {GPTStyle::gpt2, Placement::post, true},
+                                                 {GPTStyle::llama, Placement::pre, true},
+                                                 {GPTStyle::llama, Placement::post, true},
+                                                 {GPTStyle::gpt2, Placement::pre, false}}) {
+    const GPTConfig config{.style = style,
+                           .vocabulary = 7,
+                           .context = 5,
+                           .width = 32,
+                           .depth = 1,
+                           .heads = 2,
+                           .hidden = 6,
+                           .tied = style == GPTStyle::gpt2,
+                           .dropout = 0.2f,
+                           .norm = {.kind = NormKind::dyt, .placement = placement},
+                           .causal = causal};
+    const std::vector<int32_t> text = {0, 3, 3, 6, 1, 2, 0, 3};
+    const std::vector<int32_t> labels = causal ? std::vector<int32_t>{3, 3, 6, 1, 2, 0, 3, 5}
+                                               : std::vector<int32_t>{-1, 2, -1, -1, 1, 5, -1, -1};
+    const auto model = std::make_shared<std::unique_ptr<GPT>>();
+    const OpCase op{.name = style == GPTStyle::gpt2 ? "gpt2" : "llama",
+                    .inputs = {},
+                    .declare = [=](Parameters& p) { *model = std::make_unique<GPT>(config, p); },
+                    .run =
+                        [=](Tape& tape, const std::vector<Tensor>&, Parameters&) {
+                          return (*model)->loss(tape, tape.upload({2, 4}, DType::i32, text.data()),
+                                                tape.upload({2, 4}, DType::i32, labels.data()));
+                        }};
+    check_gradients(op);
   }
 }
 

@@ -186,15 +186,17 @@ TEST(Model, RefusesUnknownNamesAndWhatAModelDoesNotHave) {
   for (const char* word : {"alexnet", "vit_b16", "convnext_tiny", "resnet50", "gpt2_124m"}) {
     EXPECT_NE(unknown.find(word), std::string::npos) << unknown;
   }
-  EXPECT_EQ(refusal({.preset = "resnet20", .heads = 3}), "resnet20 has no heads to choose");
-  EXPECT_EQ(refusal({.preset = "convnext", .depth = 3}),
-            "convnext_atto_cifar has no depth to choose");
-  EXPECT_EQ(refusal({.preset = "vgg11_bn", .drop_path = 0.1f}),
-            "vgg11_bn has no drop_path to choose");
-  EXPECT_EQ(refusal({.preset = "resnet", .placement = Placement::post}),
-            "resnet20 has no placement to choose");
-  EXPECT_EQ(refusal({.preset = "gpt", .classes = 3}), "gpt_char has no classes to choose");
-  EXPECT_EQ(refusal({.preset = "vit", .vocabulary = 3}), "vit_micro has no vocabulary to choose");
+  EXPECT_EQ(refusal({.preset = "resnet20", .heads = 3}),
+            "resnet20 has no heads to choose, only image_size, classes, channels, drop_path, width "
+            "and the norm");
+  const auto begins = [](const ModelSpec& spec, const std::string& text) {
+    EXPECT_EQ(refusal(spec).substr(0, text.size()), text);
+  };
+  begins({.preset = "convnext", .depth = 3}, "convnext_atto_cifar has no depth to choose, only ");
+  begins({.preset = "vgg11_bn", .drop_path = 0.1f}, "vgg11_bn has no drop_path to choose, only ");
+  begins({.preset = "resnet", .placement = Placement::post}, "resnet20 has no placement to choose");
+  begins({.preset = "gpt", .classes = 3}, "gpt_char has no classes to choose, only ");
+  begins({.preset = "vit", .vocabulary = 3}, "vit_micro has no vocabulary to choose, only ");
   EXPECT_EQ(refusal({.preset = "vit", .alpha0 = 1.0f}), "layernorm has no alpha");
   EXPECT_EQ(refusal({.preset = "vit", .norm = NormKind::dyt, .epsilon = 1e-5f}),
             "dyt has no epsilon");

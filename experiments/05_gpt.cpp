@@ -22,7 +22,10 @@
 //
 // Until the end of 2026-11-28 the heads were tied, in LLaMA's style, too, alpha0 was 1.0 as at
 // width 1024, and the learning rate was one, that suits LN (8e-3): DyT then stayed at the loss of
-// byte frequencies. results/README.md says what was tried, and what came of it.
+// byte frequencies. 4e-3 was added after trials that had DyT in them. In GPT-2's style it still
+// hardly learns, at any rate: with rotary positions in place of the learned ones, which get lost
+// where the embeddings that they are added to saturate the tanh, it does (a trial).
+// results/README.md says what else was tried, and what came of it.
 //
 // THE RULE. See `rule`. The papers' differences are at most 1 % of the loss; a difference of 2 %
 // would be another result. It was written before the first run. Until 2026-11-28 it took the final

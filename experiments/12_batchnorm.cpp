@@ -185,8 +185,8 @@ Verdict judge(const std::vector<RunRecord>& runs, int seeds) {
 
 Table comparison(const std::vector<RunRecord>& runs, int seeds) {
   Table table{.title = "Top-1 accuracy",
-              .header = {"network", "its norm", "with it", "DyT", "none", "norm - DyT (points)",
-                         "95 % interval", "paper: with it", "DyT"},
+              .header = {"network", "its norm", "its accuracy", "DyT", "none",
+                         "norm - DyT (points)", "95 % interval", "paper: its norm", "paper: DyT"},
               .note =
                   "The paper's networks are ResNet-50, VGG19 and, for the control, ViT-B on "
                   "ImageNet-1K. Ours: mean ± standard deviation over " +

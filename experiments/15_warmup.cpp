@@ -10,10 +10,13 @@
 // warm-up, a short and a long one. No gradient is clipped: clipping is another remedy against the
 // same evil.
 //
-// THE ARMS. Of both networks: Post-LN and Pre-LN, and the same with DyT in LN's place, x warm-up x
-// two learning rates x Adam and SGD with momentum. The larger of each two learning rates is near
-// the best for Post-LN with the long warm-up, the paper's baseline. A first `small` did without DyT
-// and SGD in the encoder-decoder, and without DyT with SGD; the rule is about none of these.
+// THE ARMS. Of both networks: Post-LN and Pre-LN, and the same with DyT in LN's place (in the
+// language model with a learned factor on the embeddings and alpha0 = 1; and with the head tied to
+// the embedding, as in all arms there, DyT does not learn in so narrow a model: experiment 05), x
+// warm-up x two learning rates x Adam and SGD with momentum. The larger of each two learning rates
+// is near the best for Post-LN with the long warm-up, the paper's baseline. A first `small` did
+// without DyT and SGD in the encoder-decoder, and without DyT with SGD; the rule is about none of
+// these.
 //
 // THE RULE. See `rule`: Adam, at the larger learning rate, decides, in both networks. Settled
 // before the first run of this size.

@@ -17,7 +17,8 @@
 // auto, experiment 11). The head is a matrix of its own in all arms: tied to the embedding, DyT
 // does not learn in so narrow a model (experiment 11).
 //
-// THE RULE. See `rule`. It was written before the first run.
+// THE RULE. See `rule`. It was written before the first run. That Pre-LN trains at a larger
+// learning rate is not judged: a table shows both.
 #include <algorithm>
 #include <cmath>
 

@@ -165,7 +165,8 @@ void write_plots(std::ostream& out, const Report& report, const std::vector<std:
     if (svg.empty()) {
       out << "<strong>" << escape(plot.title) << "</strong>: not drawn (gnuplot was not found). ";
     }
-    out << escape(plot.caption) << "</figcaption></figure>\n";
+    const bool said = i > 0 && plot.caption == report.plots[i - 1].caption;
+    out << (said ? "" : escape(plot.caption)) << "</figcaption></figure>\n";
   }
   out << "</div>\n";
 }
@@ -193,15 +194,17 @@ void write_section(std::ostream& out, const Report& report, const std::vector<st
   out << "<p class=\"soft\">" << escape(report.source) << "</p>\n";
   out << "<p><span class=\"label\">The claim:</span> " << escape(report.claim) << "</p>\n";
   out << "<div class=\"verdict " << css_class(verdict.outcome) << "\"><div class=\"badge\">"
-      << name_of(verdict.outcome) << "</div>\n<p><span class=\"label\">Because:</span> "
-      << escape(verdict.because) << "</p>\n<p class=\"soft\">The rule: " << escape(verdict.rule)
+      << name_of(verdict.outcome) << "</div>\n<p class=\"soft\">The rule: " << escape(verdict.rule)
+      << "</p>\n<p><span class=\"label\">Because:</span> " << escape(verdict.because)
       << "</p></div>\n";
   if (!report.paper.empty() || !report.ours.empty()) {
     out << "<div class=\"sides\"><div><div class=\"label\">The paper</div>" << escape(report.paper)
         << "</div><div><div class=\"label\">Ours</div>" << escape(report.ours) << "</div></div>\n";
   }
+  // The first table has the answer.
+  if (!report.tables.empty()) write_table(out, report.tables.front());
   write_plots(out, report, svgs, anchor);
-  for (const Table& table : report.tables) write_table(out, table);
+  for (size_t i = 1; i < report.tables.size(); ++i) write_table(out, report.tables[i]);
   if (!report.notes.empty()) out << "<h3>Notes</h3>\n";
   for (const std::string& note : report.notes) out << "<p>" << escape(note) << "</p>\n";
   write_pairs(out, "Settings", report.settings);

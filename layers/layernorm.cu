@@ -17,12 +17,13 @@
 //
 //     mean and rstd are kept from the forward pass (8 bytes a row); xhat is computed again from x.
 //
-// (2), (3) The CPU loops and the kernels are in row_norm_cpu.h and row_norm.h, which
-// rmsnorm.cu uses as well. With a residual branch, x is what the branch has been added to.
+// (2), (3) The CPU loops and the kernels are in row_norm_cpu.h, row_norm.h (forward) and
+// row_norm_backward.h, which rmsnorm.cu uses as well. With a residual branch, x is what the branch
+// has been added to.
 #include "core/dispatch.h"
 #include "layers/drop_path.h"
 #include "layers/layers.h"
-#include "layers/row_norm.h"
+#include "layers/row_norm_backward.h"
 
 namespace dyt {
 

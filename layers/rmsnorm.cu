@@ -15,11 +15,11 @@
 //     two on the way forth, and one instead of two on the way back.
 //
 // (2), (3) The CPU loops and the kernels are LayerNorm's without these terms: row_norm_cpu.h,
-// row_norm.h.
+// row_norm.h and row_norm_backward.h.
 #include "core/dispatch.h"
 #include "layers/drop_path.h"
 #include "layers/layers.h"
-#include "layers/row_norm.h"
+#include "layers/row_norm_backward.h"
 
 namespace dyt {
 

@@ -19,11 +19,6 @@
 //     gradient, and `rows`, by which the sum is divided, is the number of the others. A masked
 //     language model's loss is such a one, and that of texts padded to one length.
 //
-//     With soft targets t (rows, K), as mixup makes them, q = t, which need not sum to 1:
-//
-//       loss of a row = (sum of t) log_sum - sum over k of t(k) (l(k) - max)
-//       dl(k) = dloss / rows ((sum of t) p(k) - t(k))
-//
 //     A label that is not in {0 .. K-1} is an Error on the CPU. A kernel can't throw: there the
 //     loss and the row's gradient become NaN, so that it does not go unnoticed.
 #include <algorithm>
@@ -79,46 +74,6 @@ void cross_entropy_backward_cpu(T* dlogits, bool add, const T* dloss, const T* c
 #pragma omp simd
     for (int64_t k = 0; k < K; ++k) dl[k] += scale * (cpu::exp(l[k] - m - s) - off_label);
     dl[labels[r]] -= scale * (1 - smoothing);
-  }
-}
-
-// target_sums is (rows), too.
-template <class T>
-void cross_entropy_soft_forward_cpu(T* losses, T* max, T* log_sum, T* target_sums, const T* logits,
-                                    const float* targets, int64_t rows, int64_t K) {
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* l = logits + r * K;
-    const float* t = targets + r * K;
-    T m = l[0], sum = 0, sum_t = 0, sum_tl = 0;
-#pragma omp simd reduction(max : m)
-    for (int64_t k = 0; k < K; ++k) m = l[k] > m ? l[k] : m;
-#pragma omp simd reduction(+ : sum, sum_t, sum_tl)
-    for (int64_t k = 0; k < K; ++k) {
-      sum += cpu::exp(l[k] - m);
-      sum_t += T(t[k]);
-      sum_tl += t[k] == 0 ? T(0) : T(t[k]) * (l[k] - m);  // 0, too, for a logit of -infinity
-    }
-    max[r] = m;
-    log_sum[r] = std::log(sum);
-    target_sums[r] = sum_t;
-    losses[r] = sum_t * log_sum[r] - sum_tl;
-  }
-}
-
-template <class T>
-void cross_entropy_soft_backward_cpu(T* dlogits, bool add, const T* dloss, const T* max,
-                                     const T* log_sum, const T* target_sums, const T* logits,
-                                     const float* targets, int64_t rows, int64_t K) {
-  const T scale = *dloss / T(rows);
-#pragma omp parallel for
-  for (int64_t r = 0; r < rows; ++r) {
-    const T *l = logits + r * K, m = max[r], s = log_sum[r], sum_t = target_sums[r];
-    const float* t = targets + r * K;
-    T* dl = dlogits + r * K;
-    if (!add) std::fill_n(dl, K, T(0));
-#pragma omp simd
-    for (int64_t k = 0; k < K; ++k) dl[k] += scale * (sum_t * cpu::exp(l[k] - m - s) - T(t[k]));
   }
 }
 
@@ -223,70 +178,6 @@ __global__ void cross_entropy_backward_kernel(T* dlogits, bool add, const float*
   }
 }
 
-// The same with soft targets: the sum of t (l - m) follows the running maximum m as well. Reads
-// logits and targets once: 6 bytes an element in bf16.
-template <int V, class T>
-__global__ void cross_entropy_soft_forward_kernel(float* losses, float* max, float* log_sum,
-                                                  float* target_sums, const T* logits,
-                                                  const float* targets, int K) {
-  const int64_t r = blockIdx.x;
-  const T* l = logits + r * K;
-  const float* t = targets + r * K;
-  float m = -FLT_MAX, sum = 0, sum_t = 0, sum_tl = 0;
-  for (int k = int(threadIdx.x) * V; k < K; k += int(blockDim.x) * V) {
-    const Pack<T, V> in = load<V>(l + k);
-    const Pack<float, V> target = load<V>(t + k);
-    float risen = m;
-#pragma unroll
-    for (int i = 0; i < V; ++i) risen = fmaxf(risen, float(in.v[i]));
-    sum *= exp_approx(m - risen);
-    if (sum_t != 0) sum_tl -= sum_t * (risen - m);
-    m = risen;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      sum += exp_approx(float(in.v[i]) - m);
-      sum_t += target.v[i];
-      if (target.v[i] != 0) sum_tl += target.v[i] * (float(in.v[i]) - m);
-    }
-  }
-  const float row_max = block_max(m);
-  const float row_sum = block_sum(sum * exp_approx(m - row_max)), row_sum_t = block_sum(sum_t);
-  const float row_sum_tl = block_sum(sum_t != 0 ? sum_tl - sum_t * (row_max - m) : 0.0f);
-  if (threadIdx.x > 0) return;
-  max[r] = row_max;
-  log_sum[r] = logf(row_sum);
-  target_sums[r] = row_sum_t;
-  losses[r] = row_sum_t * logf(row_sum) - row_sum_tl;
-}
-
-// One block per row; 8 bytes an element in bf16.
-template <int V, class T>
-__global__ void cross_entropy_soft_backward_kernel(T* dlogits, bool add, const float* dloss,
-                                                   const float* max, const float* log_sum,
-                                                   const float* target_sums, const T* logits,
-                                                   const float* targets, int64_t rows, int K) {
-  const int64_t r = blockIdx.x;
-  const T* l = logits + r * K;
-  const float* t = targets + r * K;
-  T* dl = dlogits + r * K;
-  const float m = max[r], s = log_sum[r], sum_t = target_sums[r], scale = *dloss / float(rows);
-  for (int k = int(threadIdx.x) * V; k < K; k += int(blockDim.x) * V) {
-    const Pack<T, V> in = load<V>(l + k);
-    const Pack<float, V> target = load<V>(t + k);
-    Pack<T, V> out;
-    if (add) out = load<V>(dl + k);
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float p = exp_approx(float(in.v[i]) - m - s);
-      out.v[i] = T((add ? float(out.v[i]) : 0.0f) + scale * (sum_t * p - target.v[i]));
-    }
-    store<V>(dl + k, out);
-  }
-}
-
-// Threads for a row of K logits: one warp does for a few hundred classes.
-inline unsigned threads_for(int64_t K) { return K <= 512 ? 32 : K <= 4096 ? 256 : 1024; }
-
 template <class T>
 void cross_entropy_forward_gpu(float* losses, float* max, float* log_sum, const T* logits,
                                const int32_t* labels, const LossOptions& options, int64_t rows,
@@ -308,29 +199,6 @@ void cross_entropy_backward_gpu(T* dlogits, bool add, const float* dloss, const 
                                                  : cross_entropy_backward_kernel<1, T>;
   launch(kernel, unsigned(rows), threads_for(K))(dlogits, add, dloss, counted, max, log_sum, logits,
                                                  labels, options, int(K));
-}
-
-template <class T>
-void cross_entropy_soft_forward_gpu(float* losses, float* max, float* log_sum, float* target_sums,
-                                    const T* logits, const float* targets, int64_t rows,
-                                    int64_t K) {
-  constexpr int full = 16 / sizeof(T);
-  const auto kernel = vector_width<T>(K) == full ? cross_entropy_soft_forward_kernel<full, T>
-                                                 : cross_entropy_soft_forward_kernel<1, T>;
-  launch(kernel, unsigned(rows), threads_for(K))(losses, max, log_sum, target_sums, logits, targets,
-                                                 int(K));
-}
-
-template <class T>
-void cross_entropy_soft_backward_gpu(T* dlogits, bool add, const float* dloss, const float* max,
-                                     const float* log_sum, const float* target_sums,
-                                     const T* logits, const float* targets, int64_t rows,
-                                     int64_t K) {
-  constexpr int full = 16 / sizeof(T);
-  const auto kernel = vector_width<T>(K) == full ? cross_entropy_soft_backward_kernel<full, T>
-                                                 : cross_entropy_soft_backward_kernel<1, T>;
-  launch(kernel, unsigned(rows), threads_for(K))(dlogits, add, dloss, max, log_sum, target_sums,
-                                                 logits, targets, rows, int(K));
 }
 
 }  // namespace
@@ -397,61 +265,6 @@ Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels,
 
 Tensor cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, float smoothing) {
   return cross_entropy(tape, logits, labels, LossOptions{.smoothing = smoothing});
-}
-
-Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& targets) {
-  const int64_t rows = logits.rows(), K = logits.channels();
-  require(targets.size() == logits.size() && targets.channels() == K,
-          "cross_entropy_soft: targets ", targets.shape.text(), " for logits ",
-          logits.shape.text());
-  require(rows < (int64_t(1) << 31) && K < (1 << 30), "cross_entropy_soft: logits ",
-          logits.shape.text(), " are more than a kernel can count");
-  const DType acc = accumulator_of(logits.dtype);
-  const Tensor loss = tape.empty({1}, acc);
-  const Tensor max = tape.constant({rows}, acc), log_sum = tape.constant({rows}, acc);
-  const Tensor target_sums = tape.constant({rows}, acc), counted = tape.constant({1}, acc);
-  on_either(tape, logits.dtype, [&](auto v) {
-    using T = decltype(v);
-    using A = Acc<T>;
-    A* losses = tape.scratch<A>(rows);
-    const float* t = targets.as<float>();
-    if constexpr (cpu_computes<T>) {
-      if (tape.on_cpu()) {
-        cross_entropy_soft_forward_cpu(losses, max.as<A>(), log_sum.as<A>(), target_sums.as<A>(),
-                                       logits.as<T>(), t, rows, K);
-      }
-    }
-    if constexpr (gpu_computes<T>) {
-      if (!tape.on_cpu()) {
-        cross_entropy_soft_forward_gpu(losses, max.as<A>(), log_sum.as<A>(), target_sums.as<A>(),
-                                       logits.as<T>(), t, rows, K);
-      }
-    }
-    mean_loss<A>(tape, loss.as<A>(), counted.as<A>(), losses, nullptr, rows);
-  });
-  tape.record(loss, [=, &tape] {
-    on_either(tape, logits.dtype, [&](auto v) {
-      using T = decltype(v);
-      using A = Acc<T>;
-      const auto dlogits = tape.gradient<T>(logits);
-      if (!dlogits) return;
-      const A* dloss = tape.gradient_of_output<A>(loss);
-      const float* t = targets.as<float>();
-      if constexpr (cpu_computes<T>) {
-        if (tape.on_cpu()) {
-          return cross_entropy_soft_backward_cpu(dlogits.data, dlogits.add, dloss, max.as<A>(),
-                                                 log_sum.as<A>(), target_sums.as<A>(),
-                                                 logits.as<T>(), t, rows, K);
-        }
-      }
-      if constexpr (gpu_computes<T>) {
-        cross_entropy_soft_backward_gpu(dlogits.data, dlogits.add, dloss, max.as<A>(),
-                                        log_sum.as<A>(), target_sums.as<A>(), logits.as<T>(), t,
-                                        rows, K);
-      }
-    });
-  });
-  return loss;
 }
 
 }  // namespace dyt

@@ -171,7 +171,7 @@ Tensor silu(Tape& tape, const Tensor& x);
 Tensor layer_scale(Tape& tape, const Tensor& x, const Parameter& gamma,
                    const Tensor* residual = nullptr);
 
-// --- cross_entropy.cu, of soft targets ---
+// --- cross_entropy_soft.cu ---
 // The same loss with soft targets (rows, K) f32, as mixup makes them: the mean over rows of -sum
 // over k of targets(k) log softmax(logits)(k). Labels are smoothed beforehand.
 Tensor cross_entropy_soft(Tape& tape, const Tensor& logits, const Tensor& targets);

@@ -23,6 +23,9 @@ __device__ inline float block_max(float v) {
   return v;
 }
 
+// Threads for a row of K logits: one warp does for a few hundred classes.
+inline unsigned threads_for(int64_t K) { return K <= 512 ? 32 : K <= 4096 ? 256 : 1024; }
+
 HOST_DEVICE inline bool left_out(int32_t label, bool ignores) {
   return ignores && label == ignored_label;
 }

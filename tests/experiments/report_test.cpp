@@ -124,6 +124,23 @@ TEST(Report, PlotsOfOnePageShareNoIds) {
   }
 }
 
+// What the verdict rests on comes first, and nothing is said twice in a row.
+TEST(Report, PageBeginsWithTheRuleAndTheFirstTable) {
+  Report report = sample();
+  report.plots.resize(2, report.plots[0]);
+  report.tables.push_back({"More results", {"norm"}, {{"LN"}}, ""});
+  const std::string html = to_html(report, {"<svg></svg>", "<svg></svg>"});
+  size_t last = 0;
+  for (const char* text : {"by the rule", "it was 2 points", ">Results<", "A &#39;caption&#39;.",
+                           ">More results<", "One run only."}) {
+    const size_t at = html.find(text);
+    ASSERT_NE(at, html.npos) << text;
+    EXPECT_GT(at, last) << text;
+    last = at;
+  }
+  EXPECT_EQ(html.find("A &#39;caption&#39;."), html.rfind("A &#39;caption&#39;."));
+}
+
 TEST(Report, JoinsWhatIsUnderAFolder) {
   const Folder out;
   Report first = sample();

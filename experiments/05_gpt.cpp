@@ -92,9 +92,7 @@ struct Results {
     return lowest_losses_of(runs, arm_name(model, lr), s.base.text);
   }
   double best_rate(const std::string& model) const {
-    return *std::min_element(s.rates.begin(), s.rates.end(), [&](double a, double b) {
-      return mean(lowest(model, a)) < mean(lowest(model, b));
-    });
+    return lowest_mean_at(s.rates, [&](double lr) { return lowest(model, lr); });
   }
   std::string best_arm(const std::string& model) const { return arm_name(model, best_rate(model)); }
   std::vector<double> best(const std::string& model) const {

@@ -80,9 +80,7 @@ struct Results {
     return accuracies_of(runs, arm_name(method, lr));
   }
   double best_rate(const std::string& method) const {
-    return *std::max_element(s.rates.begin(), s.rates.end(), [&](double a, double b) {
-      return mean(at(method, a)) < mean(at(method, b));
-    });
+    return highest_mean_at(s.rates, [&](double lr) { return at(method, lr); });
   }
   std::string best_arm(const std::string& method) const {
     return arm_name(method, best_rate(method));

@@ -114,9 +114,7 @@ struct Results {
     return losses_of(runs, arm_name(model, warmup, lr), s.base.text);
   }
   double best_rate(const std::string& model, int64_t warmup) const {
-    return *std::min_element(s.rates.begin(), s.rates.end(), [&](double a, double b) {
-      return mean(losses(model, warmup, a)) < mean(losses(model, warmup, b));
-    });
+    return lowest_mean_at(s.rates, [&](double lr) { return losses(model, warmup, lr); });
   }
   std::string best_arm(const std::string& model, int64_t warmup) const {
     return arm_name(model, warmup, best_rate(model, warmup));

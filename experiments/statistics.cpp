@@ -92,6 +92,18 @@ double standard_deviation(std::span<const double> values) {
   return std::sqrt(co_moment(values, values) / double(values.size() - 1));
 }
 
+double lowest_mean_at(std::span<const double> settings, const ValuesAt& values) {
+  require(!settings.empty(), "there is no setting to choose from");
+  return *std::min_element(settings.begin(), settings.end(),
+                           [&](double a, double b) { return mean(values(a)) < mean(values(b)); });
+}
+
+double highest_mean_at(std::span<const double> settings, const ValuesAt& values) {
+  require(!settings.empty(), "there is no setting to choose from");
+  return *std::max_element(settings.begin(), settings.end(),
+                           [&](double a, double b) { return mean(values(a)) < mean(values(b)); });
+}
+
 double t_cdf(double x, double degrees) {
   require(degrees > 0, "Student's t needs more than 0 degrees of freedom, not ", degrees);
   const double both_tails = incomplete_beta(degrees / (degrees + x * x), degrees / 2, 0.5);

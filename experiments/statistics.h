@@ -6,13 +6,21 @@
 // spread is needed.
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <span>
+#include <vector>
 
 namespace dyt {
 
 double mean(std::span<const double> values);                // n >= 1
 double geometric_mean(std::span<const double> values);      // of positive values, n >= 1
 double standard_deviation(std::span<const double> values);  // of a sample: n - 1; n >= 2
+
+// Of these settings (learning rates, say; one or more) the one at which the values have the lowest
+// mean, or the highest; of equals the first.
+using ValuesAt = std::function<std::vector<double>(double setting)>;
+double lowest_mean_at(std::span<const double> settings, const ValuesAt& values);
+double highest_mean_at(std::span<const double> settings, const ValuesAt& values);
 
 // Student's t distribution with `degrees` > 0 degrees of freedom: P(t < x), and its inverse for
 // 0 < probability < 1.

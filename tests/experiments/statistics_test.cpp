@@ -20,7 +20,15 @@ TEST(Statistics, MeanAndStandardDeviation) {
   EXPECT_DOUBLE_EQ(standard_deviation(values), std::sqrt(32.0 / 7));
 }
 
-// Two-sided 95 % and 99 % columns of the usual printed table (three decimals).
+TEST(Statistics, TheSettingOfTheLowestOrHighestMean) {
+  const Values rates = {1, 2, 4};
+  const auto values = [](double rate) { return Values{rate, rate == 2 ? -8 : 2 - rate}; };
+  EXPECT_EQ(lowest_mean_at(rates, values), 2);
+  EXPECT_EQ(highest_mean_at(rates, values), 1);  // as high as at 4, and first
+  EXPECT_EQ(lowest_mean_at(Values{4}, values), 4);
+  EXPECT_THROW(lowest_mean_at(Values{}, values), Error);
+}
+
 TEST(Statistics, GeometricMean) {
   EXPECT_DOUBLE_EQ(geometric_mean(std::vector<double>{2, 8}), 4);
   EXPECT_DOUBLE_EQ(geometric_mean(std::vector<double>{0.3}), 0.3);
@@ -28,6 +36,7 @@ TEST(Statistics, GeometricMean) {
   EXPECT_THROW(geometric_mean(std::vector<double>{1, 0}), Error);
 }
 
+// Two-sided 95 % and 99 % columns of the usual printed table (three decimals).
 TEST(Statistics, StudentQuantilesMatchThePublishedTable) {
   struct Row {
     double degrees, t95, t99;

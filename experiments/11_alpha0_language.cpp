@@ -40,11 +40,11 @@
 //
 // THE RULE. See `rule`; settled before the runs that count. Trials before them had one seed of
 // widths 32 to 128, to find a recipe with which RMSNorm learns, and to see that DyT learns at all:
-// with the head tied to the embedding, as in 05, it doesn't at any alpha0; and with a warm-up of 30
-// steps in place of the 100 that language models have here elsewhere, some alpha0 between others
-// that learn don't. So all arms have 100. Until the end of 2026-11-28 the means of the shift and of
-// c / std were enough for REPRODUCED. That alpha0 is larger before attention is not judged: the
-// grids show it. c / std is ours, not the paper's, which gives no rule.
+// with the head tied to the embedding, as 05 had it then, it doesn't at any alpha0; and with a
+// warm-up of 30 steps in place of the 100 that language models have here elsewhere, some alpha0
+// between others that learn don't. So all arms have 100. Until the end of 2026-11-28 the means of
+// the shift and of c / std were enough for REPRODUCED. That alpha0 is larger before attention is
+// not judged: the grids show it. c / std is ours, not the paper's, which gives no rule.
 #include <cmath>
 
 #include "experiments/alpha0_study.h"

@@ -308,7 +308,7 @@ Report run_14_gradients_at_init(const Options& options) {
       "Xavier's initialisation, as the theory has it. GPT-2's own makes what writes "
       "into the residual stream smaller by sqrt(2 L), which is to remove the effect.",
       "DyT does not divide by the size of its input, and alpha does not know the depth: "
-      "the theory says nothing about it. alpha0 is 1, as in experiment 05."};
+      "the theory says nothing about it. alpha0 is 1, as the paper has it at width 1024."};
   report.settings = {{"size", name_of(options.size)},
                      {"model", "GPT-2 style, width " + std::to_string(s.width) + ", " +
                                    std::to_string(s.heads) + " heads, Xavier"},

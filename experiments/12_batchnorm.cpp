@@ -281,9 +281,8 @@ Report run_12_batchnorm(const Options& options) {
   report.tables = {comparison(runs, setting.seeds), table_of_accuracy_by_seed(runs)};
   report.notes = {
       "\"How different the channels are\": of the standard deviations of a layer's channels, the "
-      "90th "
-      "percentile over the 10th. BatchNorm brings them all to 1; DyT's alpha is one number for all "
-      "of them.",
+      "90th percentile over the 10th. BatchNorm brings them all to 1; DyT's alpha is one number "
+      "for all of them.",
       "A tanh is counted as saturated where it is within 5 % of its bounds."};
   report.settings = settings_for_report(data, setting.train);
   report.settings.insert(report.settings.begin(),

@@ -38,10 +38,9 @@ namespace {
 constexpr const char* rule =
     "d is DyT's final validation loss minus RMSNorm's, in percent of the latter, with a 95 % "
     "interval over paired seeds. REPRODUCED if d's interval lies below 0 for the shortest text and "
-    "above 0 for "
-    "the longest, and the share of saturated inputs is larger in the former than in the latter, by "
-    "an interval above 0. NOT REPRODUCED if d's lies above 0 for the shortest or below 0 for the "
-    "longest. Otherwise INCONCLUSIVE.";
+    "above 0 for the longest, and the share of saturated inputs is larger in the former than in "
+    "the latter, by an interval above 0. NOT REPRODUCED if d's lies above 0 for the shortest or "
+    "below 0 for the longest. Otherwise INCONCLUSIVE.";
 
 constexpr double saturated_from = 1.83;  // atanh(0.95)
 

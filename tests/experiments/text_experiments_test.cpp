@@ -47,8 +47,8 @@ void expect_complete(const Report& report, size_t tables, size_t plots) {
 
 TEST(Experiment05, Smoke) {
   const Report report = run_experiment(find_experiment(5), smoke, "cpu");
-  expect_complete(report, 5, 2);
-  EXPECT_EQ(report.curves.size(), 5u * 2u * 2u * 2u);  // arms, seeds, looks, metrics
+  expect_complete(report, 6, 2);
+  EXPECT_EQ(report.curves.size(), 5u * 2u * 2u * 2u * 2u);  // models, rates, seeds, looks, metrics
 }
 
 TEST(Experiment05, ReadsATextFromAFile) {
@@ -60,7 +60,7 @@ TEST(Experiment05, ReadsATextFromAFile) {
   options.text = "text:" + folder.path("text.txt");
   options.seeds = 1;
   const Report report = run_05_gpt(options);
-  expect_complete(report, 5, 2);
+  expect_complete(report, 6, 2);
   EXPECT_TRUE(report.plots[0].horizontal.empty());  // its entropy isn't known
   EXPECT_EQ(report.verdict.outcome, Outcome::inconclusive);
 }

@@ -291,7 +291,8 @@ TEST(Checkpoint, OfAnotherModelOrRunIsRefused) {
   expect_error([&] { Network().train(data, other); },
                {"another run", "batch is 16 here and 8 there"});
   // The description agrees, the tensors don't.
-  expect_error([&] { Network(1, 6).train(data, options); }, {"run.safetensors", "another shape"});
+  expect_error([&] { Network(1, 6).train(data, options); },
+               {"run.safetensors", "[4, 3, 3, 3], this model's has [6, 3, 3, 3]"});
 }
 
 TEST(Checkpoint, WeightsAloneAreNone) {

@@ -156,9 +156,9 @@ $(BUILD)/experiments/report.cpp.o: EXTRA := -DDYT_COMMIT='"$(COMMIT)"'
 # --- What the compiler says of the kernels that take the time: registers, stack, spills ------------
 # tests/compiler/resources_test.cpp reads it. 90a: Hopper with its own instructions.
 HOT := layers/dyt.cu layers/layernorm.cu layers/rmsnorm.cu layers/batchnorm.cu layers/gelu.cu \
-  layers/linear.cu layers/residual.cu layers/cross_entropy.cu layers/cross_entropy_soft.cu layers/tied_head.cu \
-  layers/depthwise_conv.cu layers/activation.cu layers/swiglu.cu layers/layer_scale.cu \
-  layers/dropout.cu layers/rope.cu layers/token_embedding.cu training/adamw.cu \
+  layers/linear.cu layers/residual.cu layers/cross_entropy.cu layers/cross_entropy_soft.cu \
+  layers/tied_head.cu layers/depthwise_conv.cu layers/activation.cu layers/swiglu.cu \
+  layers/layer_scale.cu layers/dropout.cu layers/rope.cu layers/token_embedding.cu training/adamw.cu \
   $(wildcard layers/mlp.cu layers/attention*.cu)
 REPORTS := $(foreach a,80 90a,$(HOT:%.cu=build/resources/$a/%.txt))
 resources: $(if $(NVCC),$(REPORTS))

@@ -77,7 +77,7 @@ constexpr size_t huge_page = size_t(2) << 20;
 void* host_allocate(size_t bytes) {
   const size_t alignment = bytes >= 2 * huge_page ? huge_page : 256;
   void* data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  require(data, no_memory(bytes, "processor"));
+  if (!data) fail(no_memory(bytes, "processor"));
   if (alignment == huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // fewer page faults
   return data;
 }

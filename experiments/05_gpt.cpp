@@ -78,10 +78,7 @@ std::string arm_name(const std::string& model, double lr) { return model + ", lr
 
 GPTConfig config_of(const Setting& s, const Model& model) {
   const GPTConfig base = model.style == GPTStyle::llama ? llama_of(s.base) : s.base.model;
-  if (!has_alpha(model.norm)) return base;
-  GPTConfig config = with_squashing(base, model.norm);
-  config.norm.calibrate = auto_calibration;
-  return config;
+  return has_alpha(model.norm) ? with_calibrated_squashing(base, model.norm) : base;
 }
 
 struct Results {

@@ -104,9 +104,7 @@ GPTSetting gpt_setting(const Options& options) {
 std::vector<RunRecord> run_text(const Options& options, const GPTSetting& setting) {
   std::vector<LanguageArm> arms = {{"LN", setting.model}};
   for (const Function& f : functions) {
-    GPTConfig config = with_squashing(setting.model, f.kind);
-    config.norm.calibrate = auto_calibration;
-    arms.push_back({f.name, config});
+    arms.push_back({f.name, with_calibrated_squashing(setting.model, f.kind)});
   }
   const Study study{.number = 16, .options = options, .part = "GPT"};
   return run_language_models(study, arms, setting.seeds, setting.text, setting.train);

@@ -94,12 +94,6 @@ double saturated_share(const GPT& model, const Parameters& parameters, const Tex
   return all ? double(saturated) / double(all) : 0;
 }
 
-GPTConfig with_dyt(const Setting& s) {
-  GPTConfig config = with_squashing(s.base.model, NormKind::dyt);
-  config.norm.calibrate = auto_calibration;
-  return config;
-}
-
 std::vector<RunRecord> run_with(const Setting& s, const Options& options, int64_t tokens) {
   TextDataset text = s.base.text;
   text.train.resize(size_t(tokens));
@@ -112,7 +106,9 @@ std::vector<RunRecord> run_with(const Setting& s, const Options& options, int64_
       .settings = "share of |alpha x| > 1.83 on 8 windows"};
   const Study study{.number = 17, .options = options, .part = std::to_string(tokens) + " tokens"};
   return run_language_models(
-      study, {{arm_name("RMSNorm", tokens), s.base.model}, {arm_name("DyT", tokens), with_dyt(s)}},
+      study,
+      {{arm_name("RMSNorm", tokens), s.base.model},
+       {arm_name("DyT", tokens), with_calibrated_squashing(s.base.model, NormKind::dyt)}},
       s.base.seeds, text, s.base.train, look);
 }
 

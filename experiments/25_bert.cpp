@@ -83,11 +83,7 @@ std::string arm_name(const std::string& model, int64_t warmup, double lr) {
 
 GPTConfig config_of(const Setting& s, const std::string& model) {
   GPTConfig config = s.base.model;
-  if (model == "DyT") {
-    config = with_squashing(config, NormKind::dyt);
-    config.norm.calibrate = auto_calibration;
-    return config;
-  }
+  if (model == "DyT") return with_calibrated_squashing(config, NormKind::dyt);
   config.norm.placement = model == "Post-LN" ? Placement::post : Placement::pre;
   return config;
 }

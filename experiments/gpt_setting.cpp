@@ -57,4 +57,10 @@ GPTConfig with_squashing(GPTConfig config, NormKind kind) {
   return config;
 }
 
+GPTConfig with_calibrated_squashing(GPTConfig config, NormKind kind) {
+  config = with_squashing(config, kind);
+  config.norm.calibrate = auto_calibration;
+  return config;
+}
+
 }  // namespace dyt

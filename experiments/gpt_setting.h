@@ -25,4 +25,7 @@ GPTConfig llama_of(const GPTSetting& setting);
 // which a norm enlarges and DyT does not; without the factor GPT-2 hardly begins to learn.
 GPTConfig with_squashing(GPTConfig config, NormKind kind);
 
+// The same, but alpha starts at 1 / std of its first input, at every norm (--alpha0 auto).
+GPTConfig with_calibrated_squashing(GPTConfig config, NormKind kind);
+
 }  // namespace dyt

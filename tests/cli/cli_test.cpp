@@ -41,6 +41,8 @@ TEST_F(Cli, RefusesBadUsageWithStatus2) {
   expect_refusal("run 03 --seeds -1", 2, "--seeds");
   expect_refusal("train vit --norm batchnormish", 2, "batchnormish");
   expect_refusal("train vit --width 0", 2, "--width");
+  expect_refusal("train vit --widths 8", 2, "(see dyt train --help)");
+  expect_refusal("bench kernels --second 1", 2, "(see dyt bench kernels --help)");
   expect_refusal("train vit --batch -5", 2, "--batch");
   expect_refusal("train vit --lr abc", 2, "abc");
   expect_refusal("train vit --alpha0 -1", 2, "--alpha0");
